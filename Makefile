@@ -1,0 +1,39 @@
+# All it needs is Python 3.11 or newer; what the service and its tests need goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test slow check pins
+
+run: .venv/run
+	$(BIN)/uvicorn main:app --reload
+
+test: .venv/dev
+	$(BIN)/pytest -m "not slow"
+
+slow: .venv/dev
+	$(BIN)/pytest -m slow --no-cov
+
+check: .venv/dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check
+	$(BIN)/mypy --strict *.py migrations tests
+
+# Renews every pin to the newest release that fits requirements.in and requirements-dev.in.
+pins: .venv/dev
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-emit-index-url \
+		--custom-compile-command "make pins" --output-file requirements.txt requirements.in
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-emit-index-url \
+		--custom-compile-command "make pins" --output-file requirements-dev.txt requirements-dev.in
+
+.venv/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Nutshell needs Python 3.11 or newer.")'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/run: requirements.txt | .venv/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/dev: requirements-dev.txt | .venv/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,411 @@
+"""Nutshell, a REST microservice in a nutshell: users, posts, todos and items over HTTP.
+
+Each request gets its own database session (see database.py). A route that writes commits once,
+and the commit is the last thing it does with the database.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, Field
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import joinedload
+from sqlmodel import col, delete, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+from sqlmodel.sql.expression import SelectOfScalar
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import database
+from database import SessionDep
+from errors import HANDLERS, describe_problems, problems
+from models import (
+    Id,
+    Item,
+    ItemCreate,
+    ItemFilter,
+    ItemRead,
+    ItemUpdate,
+    Page,
+    Post,
+    PostCreate,
+    PostFilter,
+    PostRead,
+    PostReadWithAuthor,
+    PostUpdate,
+    Todo,
+    TodoCreate,
+    TodoFilter,
+    TodoRead,
+    TodoUpdate,
+    User,
+    UserCreate,
+    UserFilter,
+    UserRead,
+    UserUpdate,
+)
+
+MIGRATIONS = Config(Path(__file__).with_name("alembic.ini"))
+HEAD = ScriptDirectory.from_config(MIGRATIONS).get_current_head()
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    # A PaaS throws away the disk of its release step, so SQLite's file comes to be here. A server
+    # is migrated in the release step alone: web processes should not race to change a schema.
+    if database.writer.dialect.name == "sqlite":
+        await asyncio.to_thread(command.upgrade, MIGRATIONS, "head")
+    yield
+    await database.reader.dispose()
+    await database.writer.dispose()
+
+
+class Nutshell(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        return describe_problems(super().openapi())
+
+
+class HeadAsGet:
+    """HEAD wherever there is GET, which FastAPI leaves to us; the server drops the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = dict(scope, method="GET")
+        await self.app(scope, receive, send)
+
+
+app = Nutshell(
+    title="Nutshell",
+    summary="A REST microservice in a nutshell.",
+    lifespan=lifespan,
+    exception_handlers=HANDLERS,
+    # Operations are named as their functions: generated clients get `list_users()`.
+    generate_unique_id_function=lambda route: route.name,
+    middleware=[Middleware(HeadAsGet)],
+    max_body_size=1024 * 1024,  # a batch of 100 items with every character escaped fits
+)
+
+users = APIRouter(tags=["users"])
+posts = APIRouter(tags=["posts"])
+todos = APIRouter(tags=["todos"])
+items = APIRouter(tags=["items"])
+health = APIRouter(tags=["health"])
+
+Row = TypeVar("Row", User, Post, Todo, Item)
+
+
+async def read_page(
+    query: SelectOfScalar[Row],
+    id_column: Any,
+    page: Page,
+    session: AsyncSession,
+    request: Request,
+    response: Response,
+) -> Sequence[Row]:
+    """One page of `query` in id order. A further one is announced in `Link` (RFC 8288)."""
+    ascending = page.order == "asc"
+    if page.after is not None:
+        query = query.where(id_column > page.after if ascending else id_column < page.after)
+    query = query.order_by(id_column if ascending else id_column.desc())
+    # One row more than asked for tells whether there is a further page.
+    found = (await session.exec(query.offset(page.offset).limit(page.limit + 1))).all()
+    rows = found[: page.limit]
+    if len(found) > page.limit:
+        url = request.url.remove_query_params("offset").include_query_params(after=rows[-1].id)
+        response.headers["Link"] = f'<{url}>; rel="next"'
+    return rows
+
+
+@users.get("/users", response_model=list[UserRead])
+async def list_users(
+    page: Annotated[UserFilter, Query()], session: SessionDep, request: Request, response: Response
+) -> Sequence[User]:
+    """Users in id order; `email` finds the one with that address, whatever its case."""
+    query = select(User)
+    if page.email is not None:
+        query = query.where(User.email == page.email)
+    return await read_page(query, col(User.id), page, session, request, response)
+
+
+@users.post("/users", response_model=UserRead, status_code=201, responses=problems(409))
+async def create_user(
+    data: UserCreate, session: SessionDep, request: Request, response: Response
+) -> User:
+    """409 when another user has the `email`, whatever its case."""
+    user = User.model_validate(data)
+    session.add(user)
+    await session.commit()
+    response.headers["Location"] = str(request.url_for("read_user", user_id=user.id))
+    return user
+
+
+@users.get("/users/{user_id}", response_model=UserRead, responses=problems(404))
+async def read_user(user_id: Id, session: SessionDep) -> User:
+    user = await session.get(User, user_id)
+    if user is None:
+        raise HTTPException(404, "There is no user with this id.")
+    return user
+
+
+@users.patch("/users/{user_id}", response_model=UserRead, responses=problems(404, 409))
+async def update_user(user_id: Id, data: UserUpdate, session: SessionDep) -> User:
+    """Changes the fields given and leaves the others alone; `bio` may be null. 409 as on create."""
+    user = await session.get(User, user_id)
+    if user is None:
+        raise HTTPException(404, "There is no user with this id.")
+    user.sqlmodel_update(data.model_dump(exclude_unset=True))
+    await session.commit()
+    return user
+
+
+@users.delete("/users/{user_id}", status_code=204, responses=problems(404))
+async def delete_user(user_id: Id, session: SessionDep) -> None:
+    """Deletes the user's posts and todos too; their items stay, without an owner."""
+    deleted = await session.exec(delete(User).where(col(User.id) == user_id))
+    if deleted.rowcount == 0:
+        raise HTTPException(404, "There is no user with this id.")
+    await session.commit()
+
+
+@posts.get("/users/{user_id}/posts", response_model=list[PostRead], responses=problems(404))
+async def list_user_posts(
+    user_id: Id,
+    page: Annotated[Page, Query()],
+    session: SessionDep,
+    request: Request,
+    response: Response,
+) -> Sequence[Post]:
+    """The user's posts in id order."""
+    query = select(Post).where(Post.author_id == user_id)
+    rows = await read_page(query, col(Post.id), page, session, request, response)
+    if not rows and await session.get(User, user_id) is None:
+        raise HTTPException(404, "There is no user with this id.")
+    return rows
+
+
+@posts.post(
+    "/users/{user_id}/posts",
+    response_model=PostRead,
+    status_code=201,
+    responses=problems(404, 409),
+)
+async def create_post(
+    user_id: Id, data: PostCreate, session: SessionDep, request: Request, response: Response
+) -> Post:
+    """409 when the user is deleted in the same moment."""
+    if await session.get(User, user_id) is None:
+        raise HTTPException(404, "There is no user with this id.")
+    post = Post.model_validate(data, update={"author_id": user_id})
+    session.add(post)
+    await session.commit()
+    response.headers["Location"] = str(request.url_for("read_post", post_id=post.id))
+    return post
+
+
+@posts.get("/posts", response_model=list[PostReadWithAuthor])
+async def list_posts(
+    page: Annotated[PostFilter, Query()], session: SessionDep, request: Request, response: Response
+) -> Sequence[Post]:
+    """Posts in id order, each with its author."""
+    # One statement however many posts: the author is joined, never fetched post by post.
+    query = select(Post).options(joinedload(Post.author, innerjoin=True))
+    if page.author_id is not None:
+        query = query.where(Post.author_id == page.author_id)
+    return await read_page(query, col(Post.id), page, session, request, response)
+
+
+@posts.get("/posts/{post_id}", response_model=PostReadWithAuthor, responses=problems(404))
+async def read_post(post_id: Id, session: SessionDep) -> Post:
+    """The post with its author."""
+    author = joinedload(Post.author, innerjoin=True)
+    post = await session.get(Post, post_id, options=[author])
+    if post is None:
+        raise HTTPException(404, "There is no post with this id.")
+    return post
+
+
+@posts.patch("/posts/{post_id}", response_model=PostReadWithAuthor, responses=problems(404))
+async def update_post(post_id: Id, data: PostUpdate, session: SessionDep) -> Post:
+    """Changes the fields given and leaves the others alone."""
+    author = joinedload(Post.author, innerjoin=True)
+    post = await session.get(Post, post_id, options=[author])
+    if post is None:
+        raise HTTPException(404, "There is no post with this id.")
+    post.sqlmodel_update(data.model_dump(exclude_unset=True))
+    await session.commit()
+    return post
+
+
+@posts.delete("/posts/{post_id}", status_code=204, responses=problems(404))
+async def delete_post(post_id: Id, session: SessionDep) -> None:
+    deleted = await session.exec(delete(Post).where(col(Post.id) == post_id))
+    if deleted.rowcount == 0:
+        raise HTTPException(404, "There is no post with this id.")
+    await session.commit()
+
+
+@todos.get("/todos", response_model=list[TodoRead])
+async def list_todos(
+    page: Annotated[TodoFilter, Query()], session: SessionDep, request: Request, response: Response
+) -> Sequence[Todo]:
+    """Todos in id order. Those without `due_at` are due neither before nor after any instant."""
+    query = select(Todo)
+    if page.owner_id is not None:
+        query = query.where(Todo.owner_id == page.owner_id)
+    if page.done is not None:
+        query = query.where(Todo.done == page.done)
+    if page.due_before is not None:
+        query = query.where(col(Todo.due_at) < page.due_before)
+    if page.due_after is not None:
+        query = query.where(col(Todo.due_at) > page.due_after)
+    if page.q is not None:
+        query = query.where(col(Todo.title).icontains(page.q, autoescape=True))
+    return await read_page(query, col(Todo.id), page, session, request, response)
+
+
+@todos.post("/todos", response_model=TodoRead, status_code=201, responses=problems(409))
+async def create_todo(
+    data: TodoCreate, session: SessionDep, request: Request, response: Response
+) -> Todo:
+    """409 when no user has the id given as `owner_id`."""
+    todo = Todo.model_validate(data)
+    session.add(todo)
+    await session.commit()
+    response.headers["Location"] = str(request.url_for("read_todo", todo_id=todo.id))
+    return todo
+
+
+@todos.get("/todos/{todo_id}", response_model=TodoRead, responses=problems(404))
+async def read_todo(todo_id: Id, session: SessionDep) -> Todo:
+    todo = await session.get(Todo, todo_id)
+    if todo is None:
+        raise HTTPException(404, "There is no todo with this id.")
+    return todo
+
+
+@todos.patch("/todos/{todo_id}", response_model=TodoRead, responses=problems(404, 409))
+async def update_todo(todo_id: Id, data: TodoUpdate, session: SessionDep) -> Todo:
+    """Changes the fields given and leaves the others alone; `due_at` may be null. 409 as on
+    create."""
+    todo = await session.get(Todo, todo_id)
+    if todo is None:
+        raise HTTPException(404, "There is no todo with this id.")
+    todo.sqlmodel_update(data.model_dump(exclude_unset=True))
+    await session.commit()
+    return todo
+
+
+@todos.delete("/todos/{todo_id}", status_code=204, responses=problems(404))
+async def delete_todo(todo_id: Id, session: SessionDep) -> None:
+    deleted = await session.exec(delete(Todo).where(col(Todo.id) == todo_id))
+    if deleted.rowcount == 0:
+        raise HTTPException(404, "There is no todo with this id.")
+    await session.commit()
+
+
+@items.get("/items", response_model=list[ItemRead])
+async def list_items(
+    page: Annotated[ItemFilter, Query()], session: SessionDep, request: Request, response: Response
+) -> Sequence[Item]:
+    """Items in id order; `name` finds the items of exactly that name."""
+    query = select(Item)
+    if page.owner_id is not None:
+        query = query.where(Item.owner_id == page.owner_id)
+    if page.name is not None:
+        query = query.where(Item.name == page.name)
+    return await read_page(query, col(Item.id), page, session, request, response)
+
+
+@items.post("/items", response_model=ItemRead, status_code=201, responses=problems(409))
+async def create_item(
+    data: ItemCreate, session: SessionDep, request: Request, response: Response
+) -> Item:
+    """409 when no user has the id given as `owner_id`."""
+    item = Item.model_validate(data)
+    session.add(item)
+    await session.commit()
+    response.headers["Location"] = str(request.url_for("read_item", item_id=item.id))
+    return item
+
+
+@items.post("/items/batch", response_model=list[ItemRead], status_code=201, responses=problems(409))
+async def create_items(
+    data: Annotated[list[ItemCreate], Field(min_length=1, max_length=100)], session: SessionDep
+) -> Sequence[Item]:
+    """Stores all of the items, answered in the order given, or none of them."""
+    batch = [Item.model_validate(item) for item in data]
+    session.add_all(batch)
+    await session.commit()
+    return batch
+
+
+@items.get("/items/{item_id}", response_model=ItemRead, responses=problems(404))
+async def read_item(item_id: Id, session: SessionDep) -> Item:
+    item = await session.get(Item, item_id)
+    if item is None:
+        raise HTTPException(404, "There is no item with this id.")
+    return item
+
+
+@items.patch("/items/{item_id}", response_model=ItemRead, responses=problems(404, 409))
+async def update_item(item_id: Id, data: ItemUpdate, session: SessionDep) -> Item:
+    """Changes the fields given and leaves the others alone; `description` and `owner_id` may be
+    null. 409 as on create."""
+    item = await session.get(Item, item_id)
+    if item is None:
+        raise HTTPException(404, "There is no item with this id.")
+    item.sqlmodel_update(data.model_dump(exclude_unset=True))
+    await session.commit()
+    return item
+
+
+@items.delete("/items/{item_id}", status_code=204, responses=problems(404))
+async def delete_item(item_id: Id, session: SessionDep) -> None:
+    deleted = await session.exec(delete(Item).where(col(Item.id) == item_id))
+    if deleted.rowcount == 0:
+        raise HTTPException(404, "There is no item with this id.")
+    await session.commit()
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+@health.get("/healthz")
+async def read_health() -> Health:
+    """The process is alive."""
+    return Health()
+
+
+@health.get("/readyz", responses=problems(503))
+async def read_readiness(session: SessionDep) -> Health:
+    """The database answers, and its schema is the one this service was written for."""
+    try:
+        revision = await session.scalar(text("SELECT version_num FROM alembic_version"))
+    except SQLAlchemyError as error:
+        raise HTTPException(503, "The database does not answer, or has no schema.") from error
+    if revision != HEAD:
+        raise HTTPException(503, f"The schema is at {revision}, the service wants {HEAD}.")
+    return Health()
+
+
+@app.get("/", include_in_schema=False)
+async def redirect_to_docs() -> RedirectResponse:
+    return RedirectResponse("/docs")
+
+
+for resource in (users, posts, todos, items):
+    app.include_router(resource, responses=problems(413, 422, 500))
+app.include_router(health)

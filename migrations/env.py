@@ -1,0 +1,47 @@
+"""How Alembic reaches the database: one transaction for the whole run, one run at a time."""
+
+from logging.config import fileConfig
+from typing import Any
+
+from alembic import context
+from sqlalchemy import Connection, NullPool, create_engine, event, text
+from sqlmodel import SQLModel
+
+import models  # noqa: F401 (its tables register themselves with SQLModel.metadata)
+from settings import settings
+
+MIGRATION_LOCK = 7_305_808_869  # any number, as long as nothing else locks it
+
+# Only on the command line: in the service, logging belongs to the service.
+if context.config.cmd_opts is not None and context.config.config_file_name is not None:
+    fileConfig(context.config.config_file_name, disable_existing_loggers=False)
+
+
+def begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def migrate() -> None:
+    url = settings.database_url
+    sqlite = url.get_backend_name() == "sqlite"
+    connect_args: dict[str, Any] = {"isolation_level": None, "timeout": 60} if sqlite else {}
+    engine = create_engine(url, poolclass=NullPool, connect_args=connect_args)
+    if sqlite:
+        # Python's driver leaves DDL outside of transactions unless it is told to keep out of them.
+        event.listen(engine, "begin", begin_immediate)
+    with engine.begin() as connection:
+        if not sqlite:
+            connection.execute(
+                text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK}
+            )
+        context.configure(
+            connection=connection,
+            target_metadata=SQLModel.metadata,
+            render_as_batch=True,  # SQLite alters most things only by copying the table
+            transactional_ddl=True,
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+
+
+migrate()

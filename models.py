@@ -1,0 +1,250 @@
+"""The data: per resource a table class beside its Create, Read, Update and Filter schemas.
+
+Constraints are stated once, in the types below or in a resource's Base class. A table class is
+never a request body: SQLModel validates nothing when it makes one.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval, MaxLen, MinLen
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, EmailStr, Strict
+from pydantic import StringConstraints as Matches
+from sqlalchemy import BigInteger, Index, Integer
+from sqlalchemy.orm import Mapped
+from sqlmodel import Field, Relationship, SQLModel
+
+# A migration can alter only what has a name, so every constraint gets one.
+SQLModel.metadata.naming_convention = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+}
+
+# SQLite numbers rows by itself only in a column declared INTEGER, which has 64 bits there anyway;
+# AUTOINCREMENT keeps it from giving the id of a deleted row to a new one.
+BIGINT = BigInteger().with_variant(Integer, "sqlite")
+NEVER_REUSE_IDS = {"sqlite_autoincrement": True}
+
+# A misspelt field or query parameter is an error, not a silence.
+REFUSE_UNKNOWN: Any = ConfigDict(extra="forbid")
+
+# The default of an Update field that may be left out but not be null.
+LEFT_OUT: Any = Field(default_factory=lambda: None)
+
+
+def plain_address(value: object) -> object:
+    """Refuses `Ada <ada@example.com>`, of which pydantic would silently keep a half."""
+    if isinstance(value, str) and "<" in value:
+        raise ValueError("give the address alone, without a name")
+    return value
+
+
+def date_and_time(value: object) -> object:
+    """Refuses the numbers that pydantic would take for seconds since 1970."""
+    if isinstance(value, datetime) or re.match(r"\d{4}-\d\d-\d\d[Tt ]", str(value)):
+        return value
+    raise ValueError("give a date and time with an offset, as in 2030-01-31T12:00:00Z (RFC 3339)")
+
+
+def to_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the year in UTC must be from 1 to 9999") from None
+
+
+Id = Annotated[int, Interval(ge=1, le=2**63 - 1)]
+Reference = Annotated[Id, Strict()]
+# PostgreSQL cannot store NUL.
+Text = Annotated[str, Matches(pattern=r"^[^\x00]*$")]
+Name = Annotated[Text, MinLen(1), MaxLen(100)]
+Title = Annotated[Text, MinLen(1), MaxLen(200)]
+Bio = Annotated[Text | None, MaxLen(1000)]
+Body = Annotated[Text, MinLen(1), MaxLen(10_000)]
+Description = Annotated[Text | None, MaxLen(500)]
+Flag = Annotated[bool, Strict()]
+Email = Annotated[EmailStr, MaxLen(255), BeforeValidator(plain_address), AfterValidator(str.lower)]
+Instant = Annotated[AwareDatetime, BeforeValidator(date_and_time), AfterValidator(to_utc)]
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Page(SQLModel):
+    """Which rows of a list to answer with."""
+
+    model_config = REFUSE_UNKNOWN
+
+    limit: int = Field(default=50, ge=1, le=100, description="rows in one answer")
+    offset: int = Field(default=0, ge=0, le=2**63 - 1, description="rows to skip")
+    after: Id | None = Field(default=None, description="the last id seen: go on behind it")
+    order: Literal["asc", "desc"] = Field(default="asc", description="by id")
+
+
+class UserBase(SQLModel):
+    email: Email = Field(unique=True, schema_extra={"examples": ["ada@example.com"]})
+    name: Name = Field(schema_extra={"examples": ["Ada Lovelace"]})
+    bio: Bio = Field(default=None, schema_extra={"examples": ["Wrote the first program."]})
+
+
+class User(UserBase, table=True):
+    __tablename__ = "users"
+    __table_args__ = NEVER_REUSE_IDS
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
+    created_at: datetime = Field(default_factory=now)
+
+
+class UserCreate(UserBase):
+    model_config = REFUSE_UNKNOWN
+
+
+class UserRead(UserBase):
+    id: int
+    created_at: datetime
+
+
+class UserUpdate(SQLModel):
+    model_config = REFUSE_UNKNOWN
+
+    email: Email = LEFT_OUT
+    name: Name = LEFT_OUT
+    bio: Bio = None
+
+
+class UserFilter(Page):
+    email: Email | None = None
+
+
+class PostBase(SQLModel):
+    title: Title = Field(schema_extra={"examples": ["Notes on the engine"]})
+    body: Body = Field(schema_extra={"examples": ["It weaves algebraical patterns."]})
+
+
+class Post(PostBase, table=True):
+    __tablename__ = "posts"
+    # With the id behind it an index also serves the pages of a filtered list, which are in id order.
+    __table_args__ = (Index(None, "author_id", "id"), NEVER_REUSE_IDS)
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
+    author_id: int = Field(foreign_key="users.id", ondelete="CASCADE", sa_type=BIGINT)
+    created_at: datetime = Field(default_factory=now)
+    author: Mapped[User] = Relationship()
+
+
+class PostCreate(PostBase):
+    model_config = REFUSE_UNKNOWN
+
+
+class PostRead(PostBase):
+    id: int
+    author_id: int
+    created_at: datetime
+
+
+class PostReadWithAuthor(PostRead):
+    author: UserRead
+
+
+class PostUpdate(SQLModel):
+    model_config = REFUSE_UNKNOWN
+
+    title: Title = LEFT_OUT
+    body: Body = LEFT_OUT
+
+
+class PostFilter(Page):
+    author_id: Id | None = None
+
+
+class TodoBase(SQLModel):
+    title: Title = Field(schema_extra={"examples": ["Buy punched cards"]})
+    done: Flag = False
+    due_at: Instant | None = Field(
+        default=None, schema_extra={"examples": ["2030-01-31T12:00:00Z"]}
+    )
+    owner_id: Reference = Field(foreign_key="users.id", ondelete="CASCADE", sa_type=BIGINT)
+
+
+class Todo(TodoBase, table=True):
+    __tablename__ = "todos"
+    __table_args__ = (
+        Index(None, "owner_id", "id"),
+        Index(None, "done", "id"),
+        Index(None, "due_at"),
+        NEVER_REUSE_IDS,
+    )
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
+    created_at: datetime = Field(default_factory=now)
+
+
+class TodoCreate(TodoBase):
+    model_config = REFUSE_UNKNOWN
+
+
+class TodoRead(TodoBase):
+    id: int
+    created_at: datetime
+
+
+class TodoUpdate(SQLModel):
+    model_config = REFUSE_UNKNOWN
+
+    title: Title = LEFT_OUT
+    done: Flag = LEFT_OUT
+    due_at: Instant | None = None
+    owner_id: Reference = LEFT_OUT
+
+
+class TodoFilter(Page):
+    owner_id: Id | None = None
+    done: bool | None = None
+    due_before: Instant | None = None
+    due_after: Instant | None = None
+    q: Title | None = Field(default=None, description="text in the title, whatever its case")
+
+
+class ItemBase(SQLModel):
+    name: Title = Field(schema_extra={"examples": ["Difference engine"]})
+    description: Description = Field(
+        default=None, schema_extra={"examples": ["Brass, 8,000 parts."]}
+    )
+    owner_id: Reference | None = Field(
+        default=None, foreign_key="users.id", ondelete="SET NULL", sa_type=BIGINT
+    )
+
+
+class Item(ItemBase, table=True):
+    __tablename__ = "items"
+    __table_args__ = (Index(None, "owner_id", "id"), Index(None, "name", "id"), NEVER_REUSE_IDS)
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
+    created_at: datetime = Field(default_factory=now)
+
+
+class ItemCreate(ItemBase):
+    model_config = REFUSE_UNKNOWN
+
+
+class ItemRead(ItemBase):
+    id: int
+    created_at: datetime
+
+
+class ItemUpdate(SQLModel):
+    model_config = REFUSE_UNKNOWN
+
+    name: Title = LEFT_OUT
+    description: Description = None
+    owner_id: Reference | None = None
+
+
+class ItemFilter(Page):
+    owner_id: Id | None = None
+    name: Title | None = None

