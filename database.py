@@ -40,7 +40,7 @@ def make_engines(url: URL, pool_size: int) -> tuple[AsyncEngine, AsyncEngine]:
 
 
 def prepare_sqlite(connection: Any, _: object) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+    for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):  # WAL: see migrations/env.py
         connection.execute(f"PRAGMA {pragma}").close()
     # SQLite's own lower() knows only ASCII.
     connection.create_function("lower", 1, lower, deterministic=True)

