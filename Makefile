@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: run test slow check pins
 
 run: .venv/run
-	$(BIN)/uvicorn main:app --reload
+	$(BIN)/python serve.py --reload
 
 test: .venv/dev
 	$(BIN)/pytest -m "not slow"
@@ -31,7 +31,8 @@ pins: .venv/dev
 	@touch $@
 
 .venv/run: requirements.txt | .venv/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+		-r requirements.txt --constraint requirements-dev.txt watchfiles
 	@touch $@
 
 .venv/dev: requirements-dev.txt | .venv/python

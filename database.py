@@ -13,10 +13,17 @@ from settings import settings
 SAFE_METHODS = frozenset({"GET", "HEAD"})  # the safe ones that we route: RFC 9110, 9.2.1
 
 
-def make_engines(url: URL, pool_size: int) -> tuple[AsyncEngine, AsyncEngine]:
-    """The reader and the writer: same database, own pool each. They connect on first use."""
-    # No overflow: a request waits its turn, and never longer than this.
-    pool: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": 5}
+def make_engines(
+    url: URL, pool_size: int, read_url: URL | None = None
+) -> tuple[AsyncEngine, AsyncEngine]:
+    """The reader and the writer, a pool each. They connect on first use."""
+    pool: dict[str, Any] = {
+        "pool_size": pool_size,
+        # No overflow: a request waits its turn, and never longer than these seconds.
+        "max_overflow": 0,
+        "pool_timeout": 5,
+        "hide_parameters": True,  # an error's text ends in the log, what callers send must not
+    }
     # A single statement needs no transaction: without one a read is one round trip, not three.
     autocommit: dict[str, Any] = {
         "isolation_level": "AUTOCOMMIT",
@@ -24,8 +31,9 @@ def make_engines(url: URL, pool_size: int) -> tuple[AsyncEngine, AsyncEngine]:
     }
     if url.get_backend_name() != "sqlite":
         # Statements prepared on the server break behind proxies that pool by transaction.
-        pool["connect_args"] = {"prepare_threshold": None}
-        return create_async_engine(url, **pool, **autocommit), create_async_engine(url, **pool)
+        pool["connect_args"] = {"prepare_threshold": None, "connect_timeout": 5}
+        reader = create_async_engine(read_url or url, **pool, **autocommit)
+        return reader, create_async_engine(url, **pool)
 
     url = url.set(drivername="sqlite+aiosqlite")
     # The driver must not begin transactions by itself, for it would begin them too late.
@@ -56,7 +64,7 @@ def begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-reader, writer = make_engines(settings.database_url, settings.pool_size)
+reader, writer = make_engines(settings.database_url, settings.pool_size, settings.database_read_url)
 
 
 async def get_session(request: Request) -> AsyncIterator[AsyncSession]:

@@ -1,6 +1,7 @@
 """Every failure turned into one problem document (RFC 9457)."""
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -10,9 +11,12 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import SQLModel
 from starlette.exceptions import HTTPException
+
+logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -62,7 +66,7 @@ async def invalid_input(request: Request, exc: RequestValidationError) -> Respon
 async def conflict(request: Request, exc: IntegrityError) -> Response:
     kind, fields = violation(exc)
     if kind is None:
-        raise exc  # on to `defect`
+        raise exc
     msg = {
         "unique": "another row has this value already",
         "foreign_key": "this would leave a reference to no row",
@@ -91,16 +95,21 @@ def violation(exc: IntegrityError) -> tuple[str | None, list[str]]:
     return None, []
 
 
-async def defect(request: Request, exc: Exception) -> Response:
-    # The server logs the exception: Starlette raises it again once this answer is sent.
-    return problem(500, "The service failed here; its log says how.")
+async def unavailable(request: Request, exc: DBAPIError | PoolTimeout) -> Response:
+    """503 when the database is away or every connection stayed busy; what else it says is ours."""
+    if isinstance(exc, DBAPIError) and not isinstance(exc, OperationalError):
+        raise exc
+    logger.warning("%s: %s", type(exc).__name__, exc)
+    detail = "The database does not answer just now. Nothing was changed; try again."
+    return problem(503, detail, headers={"Retry-After": "1"})
 
 
 HANDLERS: dict[int | type[Exception], Any] = {
     HTTPException: http_error,
     RequestValidationError: invalid_input,
     IntegrityError: conflict,
-    Exception: defect,
+    DBAPIError: unavailable,
+    PoolTimeout: unavailable,
 }
 
 

@@ -5,6 +5,8 @@ and the commit is the last thing it does with the database.
 """
 
 import asyncio
+import secrets
+import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,8 +15,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import RedirectResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, Field
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,12 +25,11 @@ from sqlalchemy.orm import joinedload
 from sqlmodel import col, delete, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
-from starlette.middleware import Middleware
 
 import database
 from database import SessionDep
 from errors import HANDLERS, describe_problems, problems
-from middleware import HeadAsGet, LimitBody
+from middleware import MIDDLEWARE
 from models import (
     Id,
     Item,
@@ -53,6 +55,7 @@ from models import (
     UserRead,
     UserUpdate,
 )
+from settings import settings
 
 MIGRATIONS = Config(Path(__file__).with_name("alembic.ini"))
 HEAD = ScriptDirectory.from_config(MIGRATIONS).get_current_head()
@@ -64,6 +67,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     # is migrated in the release step alone: web processes should not race to change a schema.
     if database.writer.dialect.name == "sqlite":
         await asyncio.to_thread(command.upgrade, MIGRATIONS, "head")
+    # To uvicorn a second SIGINT means: drop the requests in flight. SIGTERM never does.
+    if callable(stop := signal.getsignal(signal.SIGTERM)):
+        signal.signal(signal.SIGINT, lambda _, frame: stop(signal.SIGTERM, frame))
     yield
     await database.reader.dispose()
     await database.writer.dispose()
@@ -81,8 +87,37 @@ app = Nutshell(
     exception_handlers=HANDLERS,
     # Operations are named as their functions: generated clients get `list_users()`.
     generate_unique_id_function=lambda route: route.name,
-    middleware=[Middleware(HeadAsGet), Middleware(LimitBody)],
+    middleware=MIDDLEWARE,
 )
+
+
+def is_local(request: Request) -> bool:
+    """Whether the call was made on this machine, to this machine, and not passed on by a proxy.
+
+    The server's own address comes from the socket; nobody can forge it. A client's can be forged.
+    """
+    address, _ = request.scope.get("server") or ("", None)
+    return (address == "::1" or address.startswith("127.")) and not any(
+        name.startswith("x-forwarded-") or name in ("forwarded", "via", "x-real-ip")
+        for name in request.headers
+    )
+
+
+async def check_access(
+    request: Request,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+) -> None:
+    """Callers send the API_TOKEN; without one set the service is for its own machine alone."""
+    if settings.api_token is None:
+        if not is_local(request):
+            raise HTTPException(403, "Only local calls are allowed until API_TOKEN is set.")
+        return
+    given = bearer.credentials if bearer else ""
+    token = settings.api_token.get_secret_value()
+    if not secrets.compare_digest(given.encode(), token.encode()):
+        headers = {"WWW-Authenticate": "Bearer"}
+        raise HTTPException(401, "Send the header Authorization: Bearer <token>.", headers)
+
 
 users = APIRouter(tags=["users"])
 posts = APIRouter(tags=["posts"])
@@ -394,5 +429,9 @@ async def redirect_to_docs() -> RedirectResponse:
 
 
 for resource in (users, posts, todos, items):
-    app.include_router(resource, responses=problems(413, 422, 500))
+    app.include_router(
+        resource,
+        dependencies=[Depends(check_access)],
+        responses=problems(401, 403, 413, 422, 500, 503),
+    )
 app.include_router(health)

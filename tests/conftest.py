@@ -90,7 +90,7 @@ async def session(url: URL, engines: Engines) -> AsyncIterator[AsyncSession]:
 @pytest.fixture
 async def client(wire: "Wire") -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(main.app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://nutshell") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield client
 
 

@@ -21,7 +21,7 @@ async def test_create_item_stores_it(
     assert response.status_code == 201
     item = response.json()
     assert item == data | {"id": item["id"], "created_at": item["created_at"]}
-    assert response.headers["location"] == f"http://nutshell/items/{item['id']}"
+    assert response.headers["location"] == f"http://127.0.0.1/items/{item['id']}"
     assert (await client.get(response.headers["location"])).json() == item
     stored = await session.get(Item, item["id"])
     assert stored is not None

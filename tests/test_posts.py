@@ -22,7 +22,7 @@ async def test_create_post_stores_it_under_user(
     post = response.json()
     assert post.keys() == {"id", "title", "body", "author_id", "created_at"}
     assert post["author_id"] == user["id"]
-    assert response.headers["location"] == f"http://nutshell/posts/{post['id']}"
+    assert response.headers["location"] == f"http://127.0.0.1/posts/{post['id']}"
     assert (await client.get(response.headers["location"])).json() == post | {"author": user}
     stored = await session.get(Post, post["id"])
     assert stored is not None

@@ -71,7 +71,7 @@ async def test_session_is_closed_before_response_leaves(
 
     monkeypatch.setattr(AsyncSession, "commit", observe)
     transport = httpx.ASGITransport(watched)
-    async with httpx.AsyncClient(transport=transport, base_url="http://nutshell") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         assert (await client.post("/items", json={"name": "Engine"})).status_code == 201
         assert (await client.post("/todos", json={"title": "a", "owner_id": 1})).status_code == 409
     assert inside == [1], "the session held a connection while the route ran"

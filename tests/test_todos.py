@@ -23,7 +23,7 @@ async def test_create_todo_stores_it(
     assert todo.keys() == {"id", "title", "done", "due_at", "owner_id", "created_at"}
     assert todo["done"] is False
     assert todo["due_at"] == "2030-01-31T10:00:00.250000Z"
-    assert response.headers["location"] == f"http://nutshell/todos/{todo['id']}"
+    assert response.headers["location"] == f"http://127.0.0.1/todos/{todo['id']}"
     assert (await client.get(response.headers["location"])).json() == todo
     stored = await session.get(Todo, todo["id"])
     assert stored is not None

@@ -1,0 +1,120 @@
+"""The service as a platform runs it: a process of its own, called over real HTTP."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+from postgres import free_port
+from sqlalchemy import URL
+
+ROOT = Path(__file__).parents[1]
+TOKEN = "open-sesame"
+BEARER = {"authorization": f"Bearer {TOKEN}"}
+
+
+def plain_environment(
+    bin_folder: Path | None = None, **variables: str | URL | int
+) -> dict[str, str]:
+    """Nothing of the developer's own environment but what every process needs."""
+    folder = bin_folder or Path(sys.executable).parent
+    environment = {
+        "PATH": f"{folder}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": tempfile.gettempdir(),
+        "PYTHONUNBUFFERED": "",
+    }
+    for name, value in variables.items():
+        if isinstance(value, URL):
+            value = as_platforms_write(value)
+        environment[name] = str(value)
+    return environment
+
+
+def as_platforms_write(url: URL) -> str:
+    if url.get_backend_name() == "postgresql":
+        url = url.set(drivername="postgres")
+    return url.render_as_string(hide_password=False)
+
+
+def procfile(tree: Path = ROOT) -> dict[str, str]:
+    """The lines of the Procfile by process type, as a naive reader splits them."""
+    lines = (tree / "Procfile").read_text().splitlines()
+    return {name: command.strip() for name, command in (line.split(":", 1) for line in lines)}
+
+
+class Service:
+    """`web` of the Procfile in a process group of its own. Its log is in `log`."""
+
+    def __init__(
+        self,
+        *,
+        tree: Path = ROOT,
+        bin_folder: Path | None = None,
+        user: str | None = None,
+        default_port: bool = False,
+        **variables: str | URL | int,
+    ) -> None:
+        self.port = 8000 if default_port else free_port()
+        if not default_port:
+            variables["PORT"] = self.port
+        self.url = f"http://127.0.0.1:{self.port}"
+        descriptor, name = tempfile.mkstemp(prefix="nutshell-log-")
+        os.close(descriptor)
+        self.log = Path(name)
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                ["bash", "-c", "exec " + procfile()["web"]],
+                cwd=tree,
+                env=plain_environment(bin_folder, **variables),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                user=user,
+                start_new_session=True,
+            )
+        self.started = time.monotonic()
+
+    def wait_until_up(self, timeout: float = 20) -> float:
+        """Seconds from the start of the process to its first answer."""
+        while True:
+            try:
+                httpx.get(f"{self.url}/healthz", timeout=5).raise_for_status()
+            except httpx.HTTPError:
+                if time.monotonic() > self.started + timeout or self.process.poll() is not None:
+                    raise RuntimeError(self.log.read_text()) from None
+                time.sleep(0.02)
+            else:
+                return time.monotonic() - self.started
+
+    def __enter__(self) -> Self:
+        try:
+            self.wait_until_up()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+        self.log.unlink()
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(10)
+
+    def client(self, timeout: float = 30) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers=BEARER, timeout=timeout)

@@ -1,0 +1,130 @@
+"""Who may call: with the token anybody, without one configured this machine alone."""
+
+import re
+
+import httpx
+import pytest
+from conftest import assert_problem
+from pydantic import SecretStr
+from starlette.types import Receive, Scope, Send
+
+import main
+from settings import settings
+
+TOKEN = "open sesame"
+PATHS = [
+    (method, re.sub(r"{\w+}", "1", path))
+    for path, methods in main.app.openapi()["paths"].items()
+    for method in methods
+    if path not in ("/healthz", "/readyz")
+]
+
+
+@pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(settings, "api_token", SecretStr(TOKEN))
+    return TOKEN
+
+
+def caller(base_url: str) -> httpx.AsyncClient:
+    """A client whose connection arrives at the server's own address in `base_url`."""
+    transport = httpx.ASGITransport(main.app)
+    return httpx.AsyncClient(transport=transport, base_url=base_url)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer open",
+        "Bearer open sesame!",
+        "Bearer OPEN SESAME",
+        "Basic open sesame",
+        "open sesame",
+        "Bearer \xe9",
+    ],
+)
+async def test_wrong_token_is_unauthorized(
+    client: httpx.AsyncClient, token: str, header: str | None
+) -> None:
+    headers = [] if header is None else [(b"authorization", header.encode("latin-1"))]
+    response = await client.get("/users", headers=headers)
+    assert_problem(response, 401)
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+async def test_every_resource_route_wants_the_token(client: httpx.AsyncClient, token: str) -> None:
+    assert len(PATHS) == 22
+    for method, path in PATHS:
+        assert_problem(await client.request(method, path), 401)
+        bearer = {"authorization": f"Bearer {token}"}
+        response = await client.request(method, path, headers=bearer)
+        assert response.status_code in (200, 404, 422)
+
+
+async def test_health_and_docs_want_no_token(client: httpx.AsyncClient, token: str) -> None:
+    for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
+        assert (await client.get(path)).status_code == 200
+
+
+async def test_docs_offer_to_authorize(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    assert document["components"]["securitySchemes"] == {
+        "HTTPBearer": {"type": "http", "scheme": "bearer"}
+    }
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            guarded = path not in ("/healthz", "/readyz")
+            assert operation.get("security") == ([{"HTTPBearer": []}] if guarded else None)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "[::1]"])
+async def test_local_call_without_token_is_allowed(client: httpx.AsyncClient, address: str) -> None:
+    async with caller(f"http://{address}") as local:
+        assert (await local.get("/users")).status_code == 200
+
+
+@pytest.mark.parametrize("address", ["10.0.0.5", "203.0.113.9", "[2001:db8::1]", "0.0.0.0"])
+async def test_remote_call_without_token_is_forbidden(
+    client: httpx.AsyncClient, address: str
+) -> None:
+    async with caller(f"http://{address}") as remote:
+        for name, value in {
+            "accept": "*/*",
+            "host": "127.0.0.1",
+            "x-forwarded-for": "127.0.0.1",
+            "x-forwarded-host": "localhost",
+            "forwarded": "for=127.0.0.1;host=localhost",
+            "x-real-ip": "127.0.0.1",
+            "authorization": "Bearer guess",
+            "origin": "http://127.0.0.1",
+        }.items():
+            response = await remote.get("/users", headers={name: value})
+            assert_problem(response, 403)
+            assert "API_TOKEN" in response.json()["detail"]
+        assert (await remote.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x-forwarded-for", "X-Forwarded-Proto", "x-forwarded-x", "forwarded", "via", "x-real-ip"],
+)
+async def test_call_passed_on_by_a_proxy_without_token_is_forbidden(
+    client: httpx.AsyncClient, name: str
+) -> None:
+    assert_problem(await client.get("/users", headers={name: "127.0.0.1"}), 403)
+
+
+@pytest.mark.parametrize("server", [None, ("/run/nutshell.sock", None)])
+async def test_unix_socket_without_token_is_forbidden(
+    client: httpx.AsyncClient, server: tuple[str, None] | None
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await main.app(dict(scope, server=server), receive, send)
+
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as caller:
+        assert_problem(await caller.get("/users"), 403)
