@@ -7,6 +7,8 @@ import sys
 from typing import Any
 
 import uvicorn
+from sqlalchemy import URL
+from uvicorn.supervisors import Multiprocess
 
 from settings import settings
 
@@ -40,40 +42,65 @@ LOGGING: dict[str, Any] = {
         },
     },
     "root": {"handlers": ["stdout"], "level": "INFO"},
-    # It tells of every X-Request-ID that it replaces, which any caller can have it do.
-    "loggers": {"asgi_correlation_id": {"level": "ERROR"}},
+    "loggers": {
+        # It tells of every X-Request-ID that it replaces, which any caller can have it do.
+        "asgi_correlation_id": {"level": "ERROR"},
+        "alembic.runtime.plugins": {"level": "WARNING"},
+    },
 }
+
+
+def without_secrets(url: URL) -> str:
+    """A password can also be among the parameters, so only harmless ones are shown."""
+    harmless = {"host", "port", "sslmode", "target_session_attrs"}
+    query = {name: value for name, value in url.query.items() if name in harmless}
+    return url.set(username=None, password=None, query=query).render_as_string()
 
 
 def describe() -> str:
     """Which database, and who may call: the first line of the log."""
-    url = settings.database_url.render_as_string(hide_password=True)
+    url = without_secrets(settings.database_url)
     if settings.database_url.get_backend_name() == "sqlite":
         url += " (a PaaS discards this file; set DATABASE_URL)"
     if settings.database_read_url is not None:
-        url += f", reads from {settings.database_read_url.render_as_string(hide_password=True)}"
+        url += f", reads from {without_secrets(settings.database_read_url)}"
     access = "callers with the token" if settings.api_token else "local callers only, no API_TOKEN"
     return f"Database {url}. Open to {access}."
+
+
+class Supervisor(Multiprocess):
+    """uvicorn's, but it lets go of the port at once: while workers finish their requests, new
+    callers are refused, and do not wait for an answer that never comes."""
+
+    def terminate_all(self) -> None:
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
 
 
 def serve(*, reload: bool) -> None:
     logging.config.dictConfig(LOGGING)
     logging.getLogger(__name__).info(describe())
-    uvicorn.run(
-        "main:app",
-        host="127.0.0.1" if reload else "0.0.0.0",  # noqa: S104 (a PaaS calls from outside)
-        port=settings.port,
-        reload=reload,
-        workers=settings.web_concurrency,
-        log_config=LOGGING,
-        access_log=False,  # see middleware.py
-        server_header=False,
-        # Routers and load balancers have no fixed address. Nothing here trusts a client's.
-        forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", "*"),
-        # A router that reuses a connection just when it is closed answers 502: outlast its 90 s.
-        timeout_keep_alive=95,
-        timeout_graceful_shutdown=20,
-    )
+    options: dict[str, Any] = {
+        "app": "main:app",
+        "host": "127.0.0.1" if reload else "0.0.0.0",  # noqa: S104 (a PaaS calls from outside)
+        "port": settings.port,
+        "reload": reload,
+        "workers": settings.web_concurrency,
+        "log_config": LOGGING,
+        "access_log": False,  # middleware.py has a better one
+        "server_header": False,
+        # Routers and load balancers have no fixed address, and main.py trusts no client's.
+        "forwarded_allow_ips": os.environ.get("FORWARDED_ALLOW_IPS", "*"),
+        # A router that reuses a connection just as it is closed answers 502: outlast its 90 s.
+        "timeout_keep_alive": 95,
+        "timeout_graceful_shutdown": 20,
+    }
+    if reload or settings.web_concurrency == 1:
+        uvicorn.run(**options)
+    else:
+        config = uvicorn.Config(**options)
+        Supervisor(config, sockets=[config.bind_socket()]).run()
 
 
 if __name__ == "__main__":

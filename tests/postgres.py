@@ -9,6 +9,7 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Self
 
 import psycopg
 from sqlalchemy import URL
@@ -32,9 +33,12 @@ def free_port() -> int:
 
 
 class Postgres:
-    """One server on 127.0.0.1, its files in a folder of its own that `close` removes."""
+    """One server on 127.0.0.1, its files in a folder of its own that `close` removes.
 
-    def __init__(self) -> None:
+    With `primary` it is a streaming standby of that server.
+    """
+
+    def __init__(self, *, primary: Self | None = None, **options: str | int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="nutshell-postgres-"))
         self.data = self.folder / "data"
         self.log = self.folder / "log"
@@ -48,6 +52,14 @@ class Postgres:
                 shutil.copytree(SITE_PACKAGES / part, self.folder / part)
             self.bin = self.folder / INSTALLATION / "bin"
             shutil.chown(self.folder, self.user)
+        if primary is None:
+            self.initialize()
+        else:
+            source = primary.url().set(drivername="postgresql").render_as_string(False)
+            self.run("pg_basebackup", "--pgdata", self.data, "--write-recovery-conf", "-d", source)
+        self.start(**options)
+
+    def initialize(self) -> None:
         password_file = self.folder / "password"
         password_file.write_text(PASSWORD)
         self.run(
@@ -56,7 +68,6 @@ class Postgres:
             # Its idea of case is Unicode's, as with the locales that platforms set.
             *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
         )
-        self.start()
 
     def run(self, command: str, *args: str | Path) -> None:
         with self.log.open("ab") as log:
@@ -98,6 +109,11 @@ class Postgres:
             self.process.send_signal(signal.SIGINT)  # PostgreSQL's "fast" shutdown
             self.process.wait(30)
 
+    def kill(self) -> None:
+        """Ends the server as a power cut would: its children see it gone and end too."""
+        self.process.kill()
+        self.process.wait(30)
+
     def close(self) -> None:
         self.stop()
         shutil.rmtree(self.folder)
@@ -107,16 +123,22 @@ class Postgres:
             "postgresql+psycopg", "nutshell", PASSWORD, "127.0.0.1", self.port, database
         )
 
-    def execute(self, statement: str) -> None:
-        with psycopg.connect(
+    def execute(self, statement: str, database: str = "postgres") -> list[Any]:
+        """The rows, if any, of one statement in a session and transaction of its own."""
+        with self.connect(database) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection:
+        return psycopg.connect(
             host="127.0.0.1",
             port=self.port,
             user="nutshell",
             password=PASSWORD,
-            dbname="postgres",
+            dbname=database,
             autocommit=True,
-        ) as connection:
-            connection.execute(statement.encode())
+            connect_timeout=5,
+        )
 
     def create_database(self, name: str) -> URL:
         self.execute(f"CREATE DATABASE {name}")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -53,28 +54,29 @@ class Service:
 
     def __init__(
         self,
+        variables: Mapping[str, str | URL | int] | None = None,
         *,
         tree: Path = ROOT,
         bin_folder: Path | None = None,
-        user: str | None = None,
-        default_port: bool = False,
-        **variables: str | URL | int,
+        wrapper: Sequence[str] = (),
+        port: int | None = None,
     ) -> None:
-        self.port = 8000 if default_port else free_port()
-        if not default_port:
-            variables["PORT"] = self.port
+        """`wrapper` is a command that runs the one given to it, and `port` the default's."""
+        self.port = port or free_port()
+        environment = plain_environment(bin_folder, **variables or {})
+        if port is None:
+            environment["PORT"] = str(self.port)
         self.url = f"http://127.0.0.1:{self.port}"
         descriptor, name = tempfile.mkstemp(prefix="nutshell-log-")
         os.close(descriptor)
         self.log = Path(name)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                ["bash", "-c", "exec " + procfile()["web"]],
+                [*wrapper, "bash", "-c", "exec " + procfile()["web"]],
                 cwd=tree,
-                env=plain_environment(bin_folder, **variables),
+                env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                user=user,
                 start_new_session=True,
             )
         self.started = time.monotonic()

@@ -1,0 +1,542 @@
+"""The contract of the platforms: the Procfile's own lines, run as each platform runs them."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+import yaml
+from postgres import PASSWORD, Postgres, free_port
+from service import BEARER, ROOT, TOKEN, Service, plain_environment, procfile
+from sqlalchemy import URL
+
+pytestmark = pytest.mark.slow
+
+Bin = Path
+Variables = dict[str, str | URL | int]
+
+
+@pytest.fixture(scope="session")
+def production(tmp_path_factory: pytest.TempPathFactory) -> Bin:
+    """The programs of a virtual environment that holds requirements.txt and nothing else."""
+    folder = tmp_path_factory.mktemp("production")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    install = ["install", "--quiet", "--disable-pip-version-check", "-r"]
+    subprocess.run([folder / "bin/pip", *install, ROOT / "requirements.txt"], check=True)
+    return folder / "bin"
+
+
+def copy_tree(folder: Path) -> Path:
+    """What a platform checks out: the files that git tracks, or would."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target)
+    return folder
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return copy_tree(tmp_path / "tree")
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> URL:
+    return postgres.create_database(f"deploy_{time.monotonic_ns()}")
+
+
+def release(tree: Path, production: Bin, url: URL | str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", procfile(tree)["release"]],
+        cwd=tree,
+        env=plain_environment(production, DATABASE_URL=url),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def migrated(tree: Path, production: Bin, postgres_url: URL) -> URL:
+    done = release(tree, production, postgres_url)
+    assert done.returncode == 0, done.stderr
+    return postgres_url
+
+
+# The files
+
+
+def test_procfile_means_the_same_to_every_reader() -> None:
+    lines = procfile()
+    assert lines.keys() == {"release", "web"}
+    assert yaml.safe_load((ROOT / "Procfile").read_text()) == lines
+    for line in lines.values():
+        words = shlex.split(line)
+        echo = ["bash", "-c", f"eval echo {line}"]
+        echoed = subprocess.run(echo, capture_output=True, text=True, check=True)
+        assert echoed.stdout.split() == words
+        assert not line.startswith("exec ")
+        assert "&&" not in line
+
+
+def test_platform_files_agree_with_the_procfile() -> None:
+    lines = procfile()
+    app = json.loads((ROOT / "app.json").read_text())
+    assert app["addons"] == ["heroku-postgresql"]
+    assert app["env"]["API_TOKEN"]["generator"] == "secret"
+    assert app["healthchecks"]["web"][0]["path"] == "/healthz"
+    railway = json.loads((ROOT / "railway.json").read_text())["deploy"]
+    assert railway["preDeployCommand"] == [lines["release"]]
+    assert railway["startCommand"] == lines["web"]
+    assert railway["healthcheckPath"] == "/healthz"
+    assert railway["drainingSeconds"] > 20
+    render = yaml.safe_load((ROOT / "render.yaml").read_text())
+    (web,) = render["services"]
+    assert (web["type"], web["runtime"]) == ("web", "python")
+    assert web["buildCommand"] == "pip install -r requirements.txt"
+    assert web["preDeployCommand"] == lines["release"]
+    assert web["startCommand"] == lines["web"]
+    assert web["healthCheckPath"] == "/healthz"
+    variables = {variable.pop("key"): variable for variable in web["envVars"]}
+    assert variables["API_TOKEN"] == {"generateValue": True}
+    assert variables["DATABASE_URL"]["fromDatabase"]["property"] == "connectionString"
+    names = [database["name"] for database in render["databases"]]
+    assert variables["DATABASE_URL"]["fromDatabase"]["name"] in names
+    fly = tomllib.loads((ROOT / "fly.toml").read_text())
+    assert fly["deploy"]["release_command"] == lines["release"]
+    assert int(fly["env"]["PORT"]) == fly["http_service"]["internal_port"]
+    assert fly["kill_signal"] == "SIGTERM"
+    assert int(fly["kill_timeout"].removesuffix("s")) > 20
+    assert re.fullmatch(r"3\.\d+", (ROOT / ".python-version").read_text().strip())
+
+
+def test_no_file_changes_what_a_platform_does() -> None:
+    present = {path.name for path in ROOT.iterdir()}
+    assert not present & {"Dockerfile", "pyproject.toml", "runtime.txt", "Pipfile", "setup.py"}
+
+
+# The release
+
+
+def test_release_twice_succeeds(tree: Path, production: Bin, postgres_url: URL) -> None:
+    for _ in range(2):
+        done = release(tree, production, postgres_url)
+        assert done.returncode == 0, done.stderr
+
+
+def test_four_releases_at_once_succeed(tree: Path, production: Bin, postgres_url: URL) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: release(tree, production, postgres_url), range(4)))
+    assert [process.returncode for process in done] == [0] * 4
+
+
+def test_release_fails_on_a_bad_database(tree: Path, production: Bin, postgres: Postgres) -> None:
+    for url in ("", "nonsense", f"postgres://nobody:x@127.0.0.1:{postgres.port}/nothing"):
+        assert release(tree, production, url).returncode != 0
+    assert release(tree, production, "nonsense").stderr.startswith("DATABASE_URL: ")
+
+
+def test_release_in_one_copy_and_web_in_another(
+    tree: Path, production: Bin, migrated: URL, tmp_path: Path
+) -> None:
+    other = copy_tree(tmp_path / "other")
+    shutil.rmtree(tree)
+    with Service({"DATABASE_URL": migrated}, tree=other, bin_folder=production) as service:
+        assert httpx.get(f"{service.url}/readyz").status_code == 200
+
+
+# The start
+
+
+def test_web_without_port_listens_on_8000(tree: Path, production: Bin) -> None:
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", 8000)) == 0:
+            pytest.skip("something else listens on port 8000")
+    with Service(tree=tree, bin_folder=production, port=8000) as service:
+        assert httpx.get(f"{service.url}/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_web_with_workers_shares_one_database(
+    tree: Path, production: Bin, migrated: URL, workers: int
+) -> None:
+    variables: Variables = {
+        "DATABASE_URL": migrated,
+        "API_TOKEN": TOKEN,
+        "WEB_CONCURRENCY": workers,
+    }
+    with Service(variables, tree=tree, bin_folder=production) as service:
+        for number in range(20):
+            response = httpx.post(
+                f"{service.url}/items", json={"name": f"Item {number}"}, headers=BEARER
+            )
+            assert response.status_code == 201
+            assert httpx.get(response.headers["location"], headers=BEARER).status_code == 200
+        time.sleep(1)
+        log = service.log.read_text()
+        assert log.count("Started server process") == workers
+        assert log.count("Open to callers with the token") == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_web_on_new_sqlite_file_starts(tree: Path, production: Bin, workers: int) -> None:
+    with Service({"WEB_CONCURRENCY": workers}, tree=tree, bin_folder=production) as service:
+        assert httpx.get(f"{service.url}/readyz").status_code == 200
+        assert httpx.post(f"{service.url}/items", json={"name": "a"}).status_code == 201
+        assert "a PaaS discards this file" in service.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", ""),
+        ("DATABASE_URL", "mysql://root@127.0.0.1/x"),
+        ("WEB_CONCURRENCY", ""),
+        ("WEB_CONCURRENCY", "many"),
+        ("POOL_SIZE", "-1"),
+    ],
+)
+def test_senseless_setting_stops_the_start(
+    tree: Path, production: Bin, name: str, value: str
+) -> None:
+    done = subprocess.run(
+        ["bash", "-c", procfile(tree)["web"]],
+        cwd=tree,
+        env=plain_environment(production, PORT=free_port(), **{name: value}),
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{name}: ")
+
+
+def test_start_without_database_recovers_by_itself(
+    tree: Path, production: Bin, postgres: Postgres
+) -> None:
+    port = free_port()
+    url = postgres.create_database(f"late_{port}").set(port=port)
+    variables: Variables = {"DATABASE_URL": url, "API_TOKEN": TOKEN}
+    with Service(variables, tree=tree, bin_folder=production) as service:
+        assert service.wait_until_up() < 10
+        with service.client() as client:
+            assert client.get("/healthz").status_code == 200
+            assert client.get("/readyz").status_code == 503
+            for response in (client.get("/users"), client.post("/items", json={"name": "a"})):
+                assert response.status_code == 503
+                assert response.headers["retry-after"] == "1"
+            with forwarded(port, postgres.port):
+                assert release(tree, production, url).returncode == 0
+                assert client.get("/readyz").status_code == 200
+                assert client.post("/items", json={"name": "a"}).status_code == 201
+            assert PASSWORD not in service.log.read_text()
+
+
+@contextmanager
+def forwarded(port: int, target: int) -> Iterator[None]:
+    """Connections to `port` reach `target`, until the end of the block cuts them all."""
+    listener = socket.create_server(("127.0.0.1", port))
+    ends: list[socket.socket] = [listener]
+
+    def copy(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def accept() -> None:
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", target))
+            ends.extend((near, far))
+            for pair in ((near, far), (far, near)):
+                threading.Thread(target=copy, args=pair, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield
+    finally:
+        for end in ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+def test_read_only_tree_is_enough(
+    tree: Path, production: Bin, migrated: URL, tmp_path: Path
+) -> None:
+    # Root may write everywhere, unless it gives up that capability.
+    drop = ("setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override")
+    wrapper = drop if os.geteuid() == 0 else ()
+    for path in (tree, *tree.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        touch = [*wrapper, "touch", str(tree / "probe")]
+        assert subprocess.run(touch, check=False).returncode != 0, "the tree is really read-only"
+        variables: Variables = {"DATABASE_URL": migrated, "API_TOKEN": TOKEN}
+        with Service(variables, tree=tree, bin_folder=production, wrapper=wrapper) as service:
+            response = httpx.post(f"{service.url}/items", json={"name": "a"}, headers=BEARER)
+            assert response.status_code == 201
+    finally:
+        for path in (tree, *tree.rglob("*")):
+            if path.is_dir():
+                path.chmod(0o755)
+
+
+# The stop
+
+
+@contextmanager
+def blocked_writes(postgres: Postgres, database: str) -> Iterator[psycopg.Connection]:
+    """Nobody else can write items until the block ends, or the connection commits."""
+    with postgres.connect(database) as connection:
+        connection.autocommit = False
+        connection.execute("LOCK TABLE items IN EXCLUSIVE MODE")
+        yield connection
+
+
+def wait_for_blocked(postgres: Postgres, database: str, number: int) -> None:
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity"
+        f" WHERE datname = '{database}' AND wait_event_type = 'Lock'"
+    )
+    deadline = time.monotonic() + 10
+    while postgres.execute(waiting)[0][0] < number:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def to_process(service: Service, number: int) -> None:
+    service.process.send_signal(number)
+
+
+def to_group(service: Service, number: int) -> None:
+    os.killpg(service.process.pid, number)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("send", [to_process, to_group])
+@pytest.mark.parametrize("times", [1, 2])
+def test_signal_lets_requests_in_flight_finish(
+    tree: Path,
+    production: Bin,
+    migrated: URL,
+    postgres: Postgres,
+    workers: int,
+    number: int,
+    send: Callable[[Service, int], None],
+    times: int,
+) -> None:
+    database = str(migrated.database)
+    variables: Variables = {
+        "DATABASE_URL": migrated,
+        "API_TOKEN": TOKEN,
+        "WEB_CONCURRENCY": workers,
+    }
+    with (
+        Service(variables, tree=tree, bin_folder=production) as service,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        with blocked_writes(postgres, database) as blocker:
+
+            def create(number: int) -> httpx.Response:
+                data = {"name": f"In flight {number}"}
+                return httpx.post(f"{service.url}/items", json=data, headers=BEARER, timeout=30)
+
+            calls: list[Future[httpx.Response]] = [pool.submit(create, n) for n in range(4)]
+            wait_for_blocked(postgres, database, 4)
+            signalled = time.monotonic()
+            for _ in range(times):
+                send(service, number)
+                time.sleep(0.7)
+            with pytest.raises(httpx.ConnectError):
+                httpx.get(f"{service.url}/healthz", timeout=5)
+            assert not any(call.done() for call in calls)
+            blocker.rollback()
+        assert [call.result().status_code for call in calls] == [201] * 4
+        service.process.wait(25)
+        assert time.monotonic() - signalled < 25
+        log = service.log.read_text()
+        assert log.count("Application shutdown complete") == workers, log
+        assert "ERROR" not in log
+    left = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"
+    assert postgres.execute(left) == [(0,)]
+    stored = postgres.execute("SELECT count(*) FROM items", database)
+    assert stored == [(4,)]
+
+
+def test_signal_ends_the_process_though_a_request_never_finishes(
+    tree: Path, production: Bin, migrated: URL, postgres: Postgres
+) -> None:
+    database = str(migrated.database)
+    variables: Variables = {"DATABASE_URL": migrated, "API_TOKEN": TOKEN}
+    with (
+        Service(variables, tree=tree, bin_folder=production) as service,
+        ThreadPoolExecutor(1) as pool,
+        blocked_writes(postgres, database),
+    ):
+        data = {"name": "Never"}
+        url = f"{service.url}/items"
+        call = pool.submit(httpx.post, url, json=data, headers=BEARER, timeout=60)
+        wait_for_blocked(postgres, database, 1)
+        service.process.send_signal(signal.SIGTERM)
+        service.process.wait(25)
+        assert isinstance(call.exception(30) or call.result(), httpx.HTTPError | httpx.Response)
+
+
+# The connections
+
+
+def test_idle_connection_outlasts_the_routers(tree: Path, production: Bin, migrated: URL) -> None:
+    variables: Variables = {"DATABASE_URL": migrated, "API_TOKEN": TOKEN}
+    with (
+        Service(variables, tree=tree, bin_folder=production) as service,
+        socket.create_connection(("127.0.0.1", service.port)) as connection,
+    ):
+        request = b"GET /healthz HTTP/1.1\r\nhost: nutshell\r\n\r\n"
+        connection.sendall(request)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.settimeout(91)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(5)
+        connection.sendall(request)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_forwarded_proto_gives_https(tree: Path, production: Bin, migrated: URL) -> None:
+    variables: Variables = {"DATABASE_URL": migrated, "API_TOKEN": TOKEN}
+    with Service(variables, tree=tree, bin_folder=production) as service:
+        headers = BEARER | {"x-forwarded-proto": "https", "host": "api.example.com"}
+        with httpx.Client(base_url=service.url, headers=headers) as client:
+            created = [client.post("/items", json={"name": "a"}) for _ in range(2)]
+            location = created[0].headers["location"]
+            assert location.startswith("https://api.example.com/items/")
+            link = client.get("/items?limit=1").headers["link"]
+            assert link.startswith("<https://api.example.com/items?limit=1&after=")
+            redirect = client.get("/items/").headers["location"]
+            assert redirect == "https://api.example.com/items"
+
+
+def test_forged_headers_do_not_open_the_service(tree: Path, production: Bin) -> None:
+    """Over a real connection to this machine's own address that is not loopback."""
+    address = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False)
+    others = [a for a in address.stdout.split() if "." in a and not a.startswith("127.")]
+    with Service(tree=tree, bin_folder=production) as service:
+        assert httpx.get(f"{service.url}/users").status_code == 200
+        for name in ("x-forwarded-for", "forwarded", "x-forwarded-host", "x-real-ip", "via"):
+            response = httpx.get(f"{service.url}/users", headers={name: "127.0.0.1"})
+            assert response.status_code == 403
+        for other in others:
+            for headers in ({}, {"host": "127.0.0.1"}, {"x-forwarded-for": "127.0.0.1"}):
+                url = f"http://{other}:{service.port}/users"
+                assert httpx.get(url, headers=headers).status_code == 403
+
+
+# The log
+
+
+def test_log_tells_of_requests_and_not_of_secrets(
+    tree: Path, production: Bin, migrated: URL
+) -> None:
+    variables: Variables = {"DATABASE_URL": migrated, "API_TOKEN": TOKEN}
+    with Service(variables, tree=tree, bin_folder=production) as service:
+        with service.client() as client:
+            user = {"email": "ada@example.com", "name": "Ada"}
+            sane = client.post("/users", json=user, headers={"x-request-id": "trace-1.a_B"})
+            assert sane.headers["x-request-id"] == "trace-1.a_B"
+            clash = client.post("/users", json=user)
+            assert clash.status_code == 409
+            for odd in ("a b", "x" * 65, "a\u00e9", "ada@example.com"):
+                made = client.get("/users", headers=[(b"x-request-id", odd.encode("latin-1"))])
+                assert re.fullmatch(r"[0-9a-f]{32}", made.headers["x-request-id"])
+            client.get("/users/ada@example.com?email=ada%40example.com")
+            client.get("/users/ada%40example.com")
+            client.get(f"/users?token={TOKEN}")
+        deadline = time.monotonic() + 2
+        while "GET /users 422" not in service.log.read_text():
+            assert time.monotonic() < deadline, "the log lags behind"
+            time.sleep(0.05)
+        log = service.log.read_text()
+        assert re.search(r"INFO trace-1\.a_B POST /users 201 \d+\.\d ms", log)
+        assert re.search(r"INFO [0-9a-f]{32} POST /users 409 ", log)
+        for secret in ("ada@", "ada%40", TOKEN, PASSWORD, "p%40ss"):
+            assert secret not in log
+
+
+def test_log_of_a_defect_has_the_request_id(
+    tree: Path, production: Bin, migrated: URL, postgres: Postgres
+) -> None:
+    postgres.execute("ALTER TABLE users ADD COLUMN extra int NOT NULL", str(migrated.database))
+    origin = "https://app.example.com"
+    variables: Variables = {"DATABASE_URL": migrated, "API_TOKEN": TOKEN, "CORS_ORIGINS": origin}
+    with Service(variables, tree=tree, bin_folder=production) as service:
+        response = httpx.post(
+            f"{service.url}/users",
+            json={"email": "ada@example.com", "name": "Ada"},
+            headers=BEARER | {"x-request-id": "defect-1", "origin": origin},
+        )
+        assert response.status_code == 500
+        assert response.headers["x-request-id"] == "defect-1"
+        assert response.headers["access-control-allow-origin"] == origin
+        assert "extra" not in response.text
+        time.sleep(0.3)
+        log = service.log.read_text()
+        assert "ERROR defect-1 POST failed" in log
+        assert "NotNullViolation" in log
+        assert "ada@" not in log
+
+
+# The browsers
+
+
+def test_cors_is_off_unless_set(tree: Path, production: Bin, migrated: URL) -> None:
+    origin = {"origin": "https://app.example.com"}
+    ask = origin | {"access-control-request-method": "PATCH"}
+    variables: Variables = {"DATABASE_URL": migrated, "API_TOKEN": TOKEN}
+    with Service(variables, tree=tree, bin_folder=production) as service:
+        response = httpx.get(f"{service.url}/users", headers=BEARER | origin)
+        assert "access-control-allow-origin" not in response.headers
+    variables["CORS_ORIGINS"] = "https://app.example.com"
+    with Service(variables, tree=tree, bin_folder=production) as service:
+        response = httpx.get(f"{service.url}/users", headers=BEARER | origin)
+        assert response.headers["access-control-allow-origin"] == "https://app.example.com"
+        exposed = response.headers["access-control-expose-headers"].split(", ")
+        assert set(exposed) == {"Link", "Location", "ETag", "Retry-After", "X-Request-ID"}
+        assert httpx.options(f"{service.url}/users/1", headers=ask).status_code == 200
+        other = httpx.get(
+            f"{service.url}/users", headers=BEARER | {"origin": "https://evil.example"}
+        )
+        assert "access-control-allow-origin" not in other.headers
