@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test slow check pins
+.PHONY: run test slow check pins footprint
 
 run: .venv/run
 	$(BIN)/python serve.py --reload
@@ -16,7 +16,12 @@ slow: .venv/dev
 check: .venv/dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check
-	$(BIN)/mypy --strict *.py migrations tests
+	$(BIN)/mypy --strict *.py migrations tests bench
+
+footprint:
+	$(PYTHON) -m venv --clear .venv-production
+	.venv-production/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	.venv-production/bin/python bench/footprint.py
 
 # Renews every pin to the newest release that fits requirements.in and requirements-dev.in.
 pins: .venv/dev

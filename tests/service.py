@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +16,7 @@ from postgres import free_port
 from sqlalchemy import URL
 
 ROOT = Path(__file__).parents[1]
+Variables = dict[str, str | URL | int]
 TOKEN = "open-sesame"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 
@@ -54,7 +55,7 @@ class Service:
 
     def __init__(
         self,
-        variables: Mapping[str, str | URL | int] | None = None,
+        variables: Variables | None = None,
         *,
         tree: Path = ROOT,
         bin_folder: Path | None = None,

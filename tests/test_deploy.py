@@ -22,13 +22,12 @@ import psycopg
 import pytest
 import yaml
 from postgres import PASSWORD, Postgres, free_port
-from service import BEARER, ROOT, TOKEN, Service, plain_environment, procfile
+from service import BEARER, ROOT, TOKEN, Service, Variables, plain_environment, procfile
 from sqlalchemy import URL
 
 pytestmark = pytest.mark.slow
 
 Bin = Path
-Variables = dict[str, str | URL | int]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,155 @@
+"""Beyond one machine: a pooling proxy, a replica for reads, a standby that takes over."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import httpx
+import pytest
+from pgbouncer import PROGRAM, PgBouncer
+from postgres import Postgres
+from service import BEARER, TOKEN, Service, Variables, as_platforms_write
+from sqlalchemy import URL
+from test_migrations import alembic
+
+pytestmark = pytest.mark.slow
+
+
+def migrate(url: URL) -> None:
+    done = alembic(url, "upgrade", "head")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="Debian's pgbouncer is not installed")
+def test_everything_works_behind_pgbouncer_in_transaction_mode(postgres: Postgres) -> None:
+    postgres.create_database("pooled")
+    with PgBouncer(postgres, "pooled") as bouncer:
+        migrate(bouncer.url())
+        variables: Variables = {
+            "DATABASE_URL": bouncer.url(),
+            "API_TOKEN": TOKEN,
+            "WEB_CONCURRENCY": 2,
+        }
+        with Service(variables) as service, service.client() as client:
+            assert client.get("/readyz").status_code == 200
+
+            def work(number: int) -> set[int]:
+                statuses = set()
+                for turn in range(10):
+                    user = {"email": f"{number}.{turn}@example.com", "name": "Ada"}
+                    created = client.post("/users", json=user)
+                    path = f"/users/{created.json()['id']}"
+                    post = {"title": "a", "body": "b"}
+                    for response in (
+                        created,
+                        client.post("/users", json=user),
+                        client.get(path),
+                        client.patch(path, json={"name": "Ada King"}),
+                        client.post(f"{path}/posts", json=post),
+                        client.get("/posts?limit=100"),
+                        client.post("/items/batch", json=[{"name": "a"}] * 10),
+                        client.delete(path),
+                        client.get(path),
+                    ):
+                        statuses.add(response.status_code)
+                return statuses
+
+            with ThreadPoolExecutor(8) as pool:
+                seen = set.union(*pool.map(work, range(8)))
+            assert seen == {200, 201, 204, 404, 409}
+        assert postgres.execute("SELECT count(*) FROM items", "pooled") == [(800,)]
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Postgres, Postgres]]:
+    """A primary that acknowledges nothing before its standby has it, and that standby."""
+    primary = Postgres()
+    standby = Postgres(primary=primary)
+    primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+    primary.execute("SELECT pg_reload_conf()")
+    deadline = time.monotonic() + 10
+    while primary.execute("SELECT sync_state FROM pg_stat_replication") != [("sync",)]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    yield primary, standby
+    standby.close()
+    primary.close()
+
+
+def test_reads_go_to_the_replica(pair: tuple[Postgres, Postgres]) -> None:
+    primary, standby = pair
+    url = primary.create_database("app")
+    migrate(url)
+    variables: Variables = {
+        "DATABASE_URL": url,
+        "DATABASE_READ_URL": standby.url("app"),
+        "API_TOKEN": TOKEN,
+    }
+    with Service(variables) as service, service.client() as client:
+        item = client.post("/items", json={"name": "Engine"}).json()
+        deadline = time.monotonic() + 5
+        while (read := client.get(f"/items/{item['id']}")).status_code == 404:
+            assert time.monotonic() < deadline
+        assert read.json() == item
+        assert client.patch(f"/items/{item['id']}", json={"name": "Card"}).status_code == 200
+        assert "SELECT items" in standby.log.read_text()
+        assert "INSERT INTO items" not in standby.log.read_text()
+        assert "INSERT INTO items" in primary.log.read_text()
+
+
+def test_standby_takes_over_and_no_acknowledged_write_is_lost(
+    pair: tuple[Postgres, Postgres],
+) -> None:
+    primary, standby = pair
+    url = primary.create_database("app")
+    migrate(url)
+    first, second = f"127.0.0.1:{primary.port}", f"127.0.0.1:{standby.port}"
+    both = as_platforms_write(url).replace(first, f"{first},{second}")
+    variables: Variables = {
+        "DATABASE_URL": f"{both}?target_session_attrs=read-write",
+        "API_TOKEN": TOKEN,
+        "WEB_CONCURRENCY": 2,
+    }
+    acknowledged: list[tuple[float, int]] = []
+    failures: list[int] = []
+    stop = threading.Event()
+    numbers = count()
+
+    def write(client: httpx.Client) -> None:
+        while not stop.is_set():
+            response = client.post("/items", json={"name": f"Item {next(numbers)}"})
+            if response.status_code == 201:
+                acknowledged.append((time.monotonic(), response.json()["id"]))
+            else:
+                failures.append(response.status_code)
+                time.sleep(0.1)
+
+    with Service(variables) as service, ThreadPoolExecutor(8) as pool:
+        clients = [httpx.Client(base_url=service.url, headers=BEARER, timeout=30) for _ in range(8)]
+        writers = [pool.submit(write, client) for client in clients]
+        time.sleep(2)
+        primary.kill()
+        killed = time.monotonic()
+        time.sleep(1)
+        standby.execute("SELECT pg_promote()")
+        # What the dead primary set; the promoted standby would wait for a standby of its own.
+        standby.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
+        standby.execute("SELECT pg_reload_conf()")
+        time.sleep(6)
+        stop.set()
+        for writer in writers:
+            writer.result()
+        for client in clients:
+            client.close()
+        assert httpx.get(f"{service.url}/readyz").status_code == 200
+    before = [row for when, row in acknowledged if when < killed]
+    after = [row for when, row in acknowledged if when > killed + 1]
+    stored = {row for (row,) in standby.execute("SELECT id FROM items", "app")}
+    print(f"acknowledged before {len(before)}, after {len(after)}, 503s {len(failures)}")
+    assert len(before) > 20
+    assert len(after) > 20
+    assert {row for _, row in acknowledged} <= stored
+    assert set(failures) <= {503}
+    assert failures, "the primary was really killed under load"
