@@ -1,16 +1,25 @@
 """The session-per-request pattern, whole: two engines, and `get_session` that uses them."""
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Any
 
+import psycopg
 from fastapi import Depends, Request
 from sqlalchemy import URL, Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from settings import settings
 
 SAFE_METHODS = frozenset({"GET", "HEAD"})  # the safe ones that we route: RFC 9110, 9.2.1
+
+
+# Seconds for which a request may hold a connection. With the wait for one it stays below ten.
+DEADLINE = 5
 
 
 def make_engines(
@@ -21,7 +30,7 @@ def make_engines(
         "pool_size": pool_size,
         # No overflow: a request waits its turn, and never longer than these seconds.
         "max_overflow": 0,
-        "pool_timeout": 5,
+        "pool_timeout": 4,
         "hide_parameters": True,  # an error's text ends in the log, what callers send must not
     }
     # A single statement needs no transaction: without one a read is one round trip, not three.
@@ -31,13 +40,17 @@ def make_engines(
     }
     if url.get_backend_name() != "sqlite":
         # Statements prepared on the server break behind proxies that pool by transaction.
-        pool["connect_args"] = {"prepare_threshold": None, "connect_timeout": 5}
+        pool["connect_args"] = {"prepare_threshold": None, "connect_timeout": 4}
         reader = create_async_engine(read_url or url, **pool, **autocommit)
-        return reader, create_async_engine(url, **pool)
+        writer = create_async_engine(url, **pool)
+        for engine in (reader, writer):
+            event.listen(engine.sync_engine, "checkout", set_deadline)
+            event.listen(engine.sync_engine, "checkin", clear_deadline)
+        return reader, writer
 
     url = url.set(drivername="sqlite+aiosqlite")
     # The driver must not begin transactions by itself, for it would begin them too late.
-    pool["connect_args"] = {"isolation_level": None, "timeout": 5}
+    pool["connect_args"] = {"isolation_level": None, "timeout": 4}
     reader = create_async_engine(url, **pool, **autocommit)
     # SQLite has one write lock: one connection makes writers queue here, fairly, and not there.
     writer = create_async_engine(url, **pool | {"pool_size": 1})
@@ -45,6 +58,23 @@ def make_engines(
         event.listen(engine.sync_engine, "connect", prepare_sqlite)
     event.listen(writer.sync_engine, "begin", begin_immediate)
     return reader, writer
+
+
+def set_deadline(connection: Any, record: ConnectionPoolEntry, _: object) -> None:
+    # A frozen database never answers, and what it is asked cannot be cancelled: to hang up is all
+    # that helps. The driver then reports a lost connection.
+    driver = connection.driver_connection
+    loop = asyncio.get_running_loop()
+    record.record_info["deadline"] = loop.call_later(DEADLINE, hang_up, driver)
+
+
+def clear_deadline(_: object, record: ConnectionPoolEntry) -> None:
+    record.record_info.pop("deadline").cancel()
+
+
+def hang_up(driver: psycopg.AsyncConnection) -> None:
+    with suppress(psycopg.Error, OSError), socket.fromfd(driver.fileno(), 0, 0) as copy:
+        copy.shutdown(socket.SHUT_RDWR)
 
 
 def prepare_sqlite(connection: Any, _: object) -> None:
@@ -73,8 +103,12 @@ async def get_session(request: Request) -> AsyncIterator[AsyncSession]:
     A safe method reads, each statement for itself; any other writes, in one transaction.
     """
     engine = reader if request.method in SAFE_METHODS else writer
+    # Only idempotency.py opens a transaction beforehand; then a commit is a savepoint inside it.
+    bind = getattr(request.state, "transaction", engine)
     # expire_on_commit=False: the response is built after the commit from what is loaded already.
-    async with AsyncSession(engine, expire_on_commit=False) as session:
+    async with AsyncSession(
+        bind, expire_on_commit=False, join_transaction_mode="create_savepoint"
+    ) as session:
         yield session
 
 

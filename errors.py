@@ -52,6 +52,8 @@ def problem(
 
 
 async def http_error(request: Request, exc: HTTPException) -> Response:
+    if exc.status_code == 304:  # no error, and it has no body
+        return Response(status_code=304, headers=exc.headers)
     return problem(exc.status_code, exc.detail, headers=exc.headers)
 
 
@@ -100,7 +102,7 @@ async def unavailable(request: Request, exc: DBAPIError | PoolTimeout) -> Respon
     if isinstance(exc, DBAPIError) and not isinstance(exc, OperationalError):
         raise exc
     logger.warning("%s: %s", type(exc).__name__, exc)
-    detail = "The database does not answer just now. Nothing was changed; try again."
+    detail = "The database does not answer just now; try again."
     return problem(503, detail, headers={"Retry-After": "1"})
 
 

@@ -22,13 +22,15 @@ from pydantic import BaseModel, Field
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import joinedload
-from sqlmodel import col, delete, select
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
 import database
+from conditional import CACHED, TAGGED, ConditionsDep, etag
 from database import SessionDep
 from errors import HANDLERS, describe_problems, problems
+from idempotency import IDEMPOTENT, IdempotentRoute
 from middleware import MIDDLEWARE
 from models import (
     Id,
@@ -119,10 +121,10 @@ async def check_access(
         raise HTTPException(401, "Send the header Authorization: Bearer <token>.", headers)
 
 
-users = APIRouter(tags=["users"])
-posts = APIRouter(tags=["posts"])
-todos = APIRouter(tags=["todos"])
-items = APIRouter(tags=["items"])
+users = APIRouter(tags=["users"], route_class=IdempotentRoute)
+posts = APIRouter(tags=["posts"], route_class=IdempotentRoute)
+todos = APIRouter(tags=["todos"], route_class=IdempotentRoute)
+items = APIRouter(tags=["items"], route_class=IdempotentRoute)
 health = APIRouter(tags=["health"])
 
 Row = TypeVar("Row", User, Post, Todo, Item)
@@ -161,43 +163,62 @@ async def list_users(
     return await read_page(query, col(User.id), page, session, request, response)
 
 
-@users.post("/users", response_model=UserRead, status_code=201, responses=problems(409))
+@users.post(
+    "/users",
+    response_model=UserRead,
+    status_code=201,
+    dependencies=[IDEMPOTENT],
+    responses=problems(400, 409),
+)
 async def create_user(
-    data: UserCreate, session: SessionDep, request: Request, response: Response
+    data: UserCreate,
+    session: SessionDep,
+    request: Request,
+    response: Response,
 ) -> User:
     """409 when another user has the `email`, whatever its case."""
     user = User.model_validate(data)
     session.add(user)
     await session.commit()
     response.headers["Location"] = str(request.url_for("read_user", user_id=user.id))
+    response.headers["ETag"] = etag(user)
     return user
 
 
-@users.get("/users/{user_id}", response_model=UserRead, responses=problems(404))
-async def read_user(user_id: Id, session: SessionDep) -> User:
+@users.get("/users/{user_id}", response_model=UserRead, responses=CACHED | problems(404))
+async def read_user(user_id: Id, session: SessionDep, conditions: ConditionsDep) -> User:
     user = await session.get(User, user_id)
     if user is None:
         raise HTTPException(404, "There is no user with this id.")
+    conditions.tag(user)
     return user
 
 
-@users.patch("/users/{user_id}", response_model=UserRead, responses=problems(404, 409))
-async def update_user(user_id: Id, data: UserUpdate, session: SessionDep) -> User:
+@users.patch(
+    "/users/{user_id}", response_model=UserRead, responses=TAGGED | problems(404, 409, 412)
+)
+async def update_user(
+    user_id: Id, data: UserUpdate, session: SessionDep, conditions: ConditionsDep
+) -> User:
     """Changes the fields given and leaves the others alone; `bio` may be null. 409 as on create."""
-    user = await session.get(User, user_id)
+    user = await session.get(User, user_id, with_for_update=True)
     if user is None:
         raise HTTPException(404, "There is no user with this id.")
+    conditions.check(user)
     user.sqlmodel_update(data.model_dump(exclude_unset=True))
     await session.commit()
+    conditions.tag(user)
     return user
 
 
-@users.delete("/users/{user_id}", status_code=204, responses=problems(404))
-async def delete_user(user_id: Id, session: SessionDep) -> None:
+@users.delete("/users/{user_id}", status_code=204, responses=problems(404, 412))
+async def delete_user(user_id: Id, session: SessionDep, conditions: ConditionsDep) -> None:
     """Deletes the user's posts and todos too; their items stay, without an owner."""
-    deleted = await session.exec(delete(User).where(col(User.id) == user_id))
-    if deleted.rowcount == 0:
+    user = await session.get(User, user_id, with_for_update=True)
+    if user is None:
         raise HTTPException(404, "There is no user with this id.")
+    conditions.check(user)
+    await session.delete(user)
     await session.commit()
 
 
@@ -221,18 +242,26 @@ async def list_user_posts(
     "/users/{user_id}/posts",
     response_model=PostRead,
     status_code=201,
-    responses=problems(404, 409),
+    dependencies=[IDEMPOTENT],
+    responses=problems(400, 404, 409),
 )
 async def create_post(
-    user_id: Id, data: PostCreate, session: SessionDep, request: Request, response: Response
+    user_id: Id,
+    data: PostCreate,
+    session: SessionDep,
+    request: Request,
+    response: Response,
 ) -> Post:
     """409 when the user is deleted in the same moment."""
-    if await session.get(User, user_id) is None:
+    user = await session.get(User, user_id)
+    if user is None:
         raise HTTPException(404, "There is no user with this id.")
     post = Post.model_validate(data, update={"author_id": user_id})
+    post.author = user
     session.add(post)
     await session.commit()
     response.headers["Location"] = str(request.url_for("read_post", post_id=post.id))
+    response.headers["ETag"] = etag(post)
     return post
 
 
@@ -248,33 +277,43 @@ async def list_posts(
     return await read_page(query, col(Post.id), page, session, request, response)
 
 
-@posts.get("/posts/{post_id}", response_model=PostReadWithAuthor, responses=problems(404))
-async def read_post(post_id: Id, session: SessionDep) -> Post:
+@posts.get("/posts/{post_id}", response_model=PostReadWithAuthor, responses=CACHED | problems(404))
+async def read_post(post_id: Id, session: SessionDep, conditions: ConditionsDep) -> Post:
     """The post with its author."""
     author = joinedload(Post.author, innerjoin=True)
     post = await session.get(Post, post_id, options=[author])
     if post is None:
         raise HTTPException(404, "There is no post with this id.")
+    conditions.tag(post)
     return post
 
 
-@posts.patch("/posts/{post_id}", response_model=PostReadWithAuthor, responses=problems(404))
-async def update_post(post_id: Id, data: PostUpdate, session: SessionDep) -> Post:
+@posts.patch(
+    "/posts/{post_id}", response_model=PostReadWithAuthor, responses=TAGGED | problems(404, 412)
+)
+async def update_post(
+    post_id: Id, data: PostUpdate, session: SessionDep, conditions: ConditionsDep
+) -> Post:
     """Changes the fields given and leaves the others alone."""
     author = joinedload(Post.author, innerjoin=True)
-    post = await session.get(Post, post_id, options=[author])
+    post = await session.get(Post, post_id, options=[author], with_for_update={"of": Post})
     if post is None:
         raise HTTPException(404, "There is no post with this id.")
+    conditions.check(post)
     post.sqlmodel_update(data.model_dump(exclude_unset=True))
     await session.commit()
+    conditions.tag(post)
     return post
 
 
-@posts.delete("/posts/{post_id}", status_code=204, responses=problems(404))
-async def delete_post(post_id: Id, session: SessionDep) -> None:
-    deleted = await session.exec(delete(Post).where(col(Post.id) == post_id))
-    if deleted.rowcount == 0:
+@posts.delete("/posts/{post_id}", status_code=204, responses=problems(404, 412))
+async def delete_post(post_id: Id, session: SessionDep, conditions: ConditionsDep) -> None:
+    author = joinedload(Post.author, innerjoin=True)
+    post = await session.get(Post, post_id, options=[author], with_for_update={"of": Post})
+    if post is None:
         raise HTTPException(404, "There is no post with this id.")
+    conditions.check(post)
+    await session.delete(post)
     await session.commit()
 
 
@@ -297,43 +336,62 @@ async def list_todos(
     return await read_page(query, col(Todo.id), page, session, request, response)
 
 
-@todos.post("/todos", response_model=TodoRead, status_code=201, responses=problems(409))
+@todos.post(
+    "/todos",
+    response_model=TodoRead,
+    status_code=201,
+    dependencies=[IDEMPOTENT],
+    responses=problems(400, 409),
+)
 async def create_todo(
-    data: TodoCreate, session: SessionDep, request: Request, response: Response
+    data: TodoCreate,
+    session: SessionDep,
+    request: Request,
+    response: Response,
 ) -> Todo:
     """409 when no user has the id given as `owner_id`."""
     todo = Todo.model_validate(data)
     session.add(todo)
     await session.commit()
     response.headers["Location"] = str(request.url_for("read_todo", todo_id=todo.id))
+    response.headers["ETag"] = etag(todo)
     return todo
 
 
-@todos.get("/todos/{todo_id}", response_model=TodoRead, responses=problems(404))
-async def read_todo(todo_id: Id, session: SessionDep) -> Todo:
+@todos.get("/todos/{todo_id}", response_model=TodoRead, responses=CACHED | problems(404))
+async def read_todo(todo_id: Id, session: SessionDep, conditions: ConditionsDep) -> Todo:
     todo = await session.get(Todo, todo_id)
     if todo is None:
         raise HTTPException(404, "There is no todo with this id.")
+    conditions.tag(todo)
     return todo
 
 
-@todos.patch("/todos/{todo_id}", response_model=TodoRead, responses=problems(404, 409))
-async def update_todo(todo_id: Id, data: TodoUpdate, session: SessionDep) -> Todo:
+@todos.patch(
+    "/todos/{todo_id}", response_model=TodoRead, responses=TAGGED | problems(404, 409, 412)
+)
+async def update_todo(
+    todo_id: Id, data: TodoUpdate, session: SessionDep, conditions: ConditionsDep
+) -> Todo:
     """Changes the fields given and leaves the others alone; `due_at` may be null. 409 as on
     create."""
-    todo = await session.get(Todo, todo_id)
+    todo = await session.get(Todo, todo_id, with_for_update=True)
     if todo is None:
         raise HTTPException(404, "There is no todo with this id.")
+    conditions.check(todo)
     todo.sqlmodel_update(data.model_dump(exclude_unset=True))
     await session.commit()
+    conditions.tag(todo)
     return todo
 
 
-@todos.delete("/todos/{todo_id}", status_code=204, responses=problems(404))
-async def delete_todo(todo_id: Id, session: SessionDep) -> None:
-    deleted = await session.exec(delete(Todo).where(col(Todo.id) == todo_id))
-    if deleted.rowcount == 0:
+@todos.delete("/todos/{todo_id}", status_code=204, responses=problems(404, 412))
+async def delete_todo(todo_id: Id, session: SessionDep, conditions: ConditionsDep) -> None:
+    todo = await session.get(Todo, todo_id, with_for_update=True)
+    if todo is None:
         raise HTTPException(404, "There is no todo with this id.")
+    conditions.check(todo)
+    await session.delete(todo)
     await session.commit()
 
 
@@ -350,19 +408,35 @@ async def list_items(
     return await read_page(query, col(Item.id), page, session, request, response)
 
 
-@items.post("/items", response_model=ItemRead, status_code=201, responses=problems(409))
+@items.post(
+    "/items",
+    response_model=ItemRead,
+    status_code=201,
+    dependencies=[IDEMPOTENT],
+    responses=problems(400, 409),
+)
 async def create_item(
-    data: ItemCreate, session: SessionDep, request: Request, response: Response
+    data: ItemCreate,
+    session: SessionDep,
+    request: Request,
+    response: Response,
 ) -> Item:
     """409 when no user has the id given as `owner_id`."""
     item = Item.model_validate(data)
     session.add(item)
     await session.commit()
     response.headers["Location"] = str(request.url_for("read_item", item_id=item.id))
+    response.headers["ETag"] = etag(item)
     return item
 
 
-@items.post("/items/batch", response_model=list[ItemRead], status_code=201, responses=problems(409))
+@items.post(
+    "/items/batch",
+    response_model=list[ItemRead],
+    status_code=201,
+    dependencies=[IDEMPOTENT],
+    responses=problems(400, 409),
+)
 async def create_items(
     data: Annotated[list[ItemCreate], Field(min_length=1, max_length=100)], session: SessionDep
 ) -> Sequence[Item]:
@@ -373,31 +447,40 @@ async def create_items(
     return batch
 
 
-@items.get("/items/{item_id}", response_model=ItemRead, responses=problems(404))
-async def read_item(item_id: Id, session: SessionDep) -> Item:
+@items.get("/items/{item_id}", response_model=ItemRead, responses=CACHED | problems(404))
+async def read_item(item_id: Id, session: SessionDep, conditions: ConditionsDep) -> Item:
     item = await session.get(Item, item_id)
     if item is None:
         raise HTTPException(404, "There is no item with this id.")
+    conditions.tag(item)
     return item
 
 
-@items.patch("/items/{item_id}", response_model=ItemRead, responses=problems(404, 409))
-async def update_item(item_id: Id, data: ItemUpdate, session: SessionDep) -> Item:
+@items.patch(
+    "/items/{item_id}", response_model=ItemRead, responses=TAGGED | problems(404, 409, 412)
+)
+async def update_item(
+    item_id: Id, data: ItemUpdate, session: SessionDep, conditions: ConditionsDep
+) -> Item:
     """Changes the fields given and leaves the others alone; `description` and `owner_id` may be
     null. 409 as on create."""
-    item = await session.get(Item, item_id)
+    item = await session.get(Item, item_id, with_for_update=True)
     if item is None:
         raise HTTPException(404, "There is no item with this id.")
+    conditions.check(item)
     item.sqlmodel_update(data.model_dump(exclude_unset=True))
     await session.commit()
+    conditions.tag(item)
     return item
 
 
-@items.delete("/items/{item_id}", status_code=204, responses=problems(404))
-async def delete_item(item_id: Id, session: SessionDep) -> None:
-    deleted = await session.exec(delete(Item).where(col(Item.id) == item_id))
-    if deleted.rowcount == 0:
+@items.delete("/items/{item_id}", status_code=204, responses=problems(404, 412))
+async def delete_item(item_id: Id, session: SessionDep, conditions: ConditionsDep) -> None:
+    item = await session.get(Item, item_id, with_for_update=True)
+    if item is None:
         raise HTTPException(404, "There is no item with this id.")
+    conditions.check(item)
+    await session.delete(item)
     await session.commit()
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval, MaxLen, MinLen
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, EmailStr, Strict
 from pydantic import StringConstraints as Matches
-from sqlalchemy import BigInteger, Index, Integer
-from sqlalchemy.orm import Mapped
+from sqlalchemy import JSON, BigInteger, Index, Integer
+from sqlalchemy.orm import Mapped, declared_attr
 from sqlmodel import Field, Relationship, SQLModel
 
 # A migration can alter only what has a name, so every constraint gets one.
@@ -71,6 +71,12 @@ Email = Annotated[EmailStr, MaxLen(255), BeforeValidator(plain_address), AfterVa
 Instant = Annotated[AwareDatetime, BeforeValidator(date_and_time), AfterValidator(to_utc)]
 
 
+# An UPDATE or DELETE by a session names the version it has read and fails when that has moved on.
+VERSIONED: Any = declared_attr.directive(
+    lambda table: {"version_id_col": table.__table__.c.version}
+)
+
+
 def now() -> datetime:
     return datetime.now(UTC)
 
@@ -94,10 +100,12 @@ class UserBase(SQLModel):
 
 class User(UserBase, table=True):
     __tablename__ = "users"
+    __mapper_args__ = VERSIONED
     __table_args__ = NEVER_REUSE_IDS
 
     id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
     created_at: datetime = Field(default_factory=now)
+    version: int = Field(default=1, sa_type=BigInteger)
 
 
 class UserCreate(UserBase):
@@ -128,12 +136,14 @@ class PostBase(SQLModel):
 
 class Post(PostBase, table=True):
     __tablename__ = "posts"
+    __mapper_args__ = VERSIONED
     # With the id behind it an index also serves the pages of a filtered list, which are in id order.
     __table_args__ = (Index(None, "author_id", "id"), NEVER_REUSE_IDS)
 
     id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
     author_id: int = Field(foreign_key="users.id", ondelete="CASCADE", sa_type=BIGINT)
     created_at: datetime = Field(default_factory=now)
+    version: int = Field(default=1, sa_type=BigInteger)
     author: Mapped[User] = Relationship()
 
 
@@ -173,6 +183,7 @@ class TodoBase(SQLModel):
 
 class Todo(TodoBase, table=True):
     __tablename__ = "todos"
+    __mapper_args__ = VERSIONED
     __table_args__ = (
         Index(None, "owner_id", "id"),
         Index(None, "done", "id"),
@@ -182,6 +193,7 @@ class Todo(TodoBase, table=True):
 
     id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
     created_at: datetime = Field(default_factory=now)
+    version: int = Field(default=1, sa_type=BigInteger)
 
 
 class TodoCreate(TodoBase):
@@ -222,10 +234,12 @@ class ItemBase(SQLModel):
 
 class Item(ItemBase, table=True):
     __tablename__ = "items"
+    __mapper_args__ = VERSIONED
     __table_args__ = (Index(None, "owner_id", "id"), Index(None, "name", "id"), NEVER_REUSE_IDS)
 
     id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
     created_at: datetime = Field(default_factory=now)
+    version: int = Field(default=1, sa_type=BigInteger)
 
 
 class ItemCreate(ItemBase):
@@ -248,3 +262,17 @@ class ItemUpdate(SQLModel):
 class ItemFilter(Page):
     owner_id: Id | None = None
     name: Title | None = None
+
+
+class IdempotencyKey(SQLModel, table=True):
+    """The answer that a POST with this key was given, stored in the transaction of its rows."""
+
+    __tablename__ = "idempotency_keys"
+
+    # SHA-256 in hexadecimal: of the key and who sent it; of the request.
+    key: str = Field(primary_key=True, max_length=64)
+    request: str = Field(max_length=64)
+    status: int
+    headers: dict[str, str] = Field(sa_type=JSON)
+    body: bytes
+    created_at: datetime = Field(default_factory=now, index=True)

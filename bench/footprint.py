@@ -71,7 +71,9 @@ def start(folder: str) -> tuple[float, int]:
 
 
 def main() -> None:
-    print(f"installed: {installed_bytes() / 1e6:.0f} MB in {len(list(distributions())) - 1} packages")
+    print(
+        f"installed: {installed_bytes() / 1e6:.0f} MB in {len(list(distributions())) - 1} packages"
+    )
     with TemporaryDirectory() as folder:
         start(folder)  # compiles the bytecode, makes the tables
         starts = [start(folder) for _ in range(STARTS)]

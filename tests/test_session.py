@@ -173,7 +173,7 @@ async def test_sqlite_connections_are_prepared(engines: Engines) -> None:
                 (await connection.execute(text(f"PRAGMA {name}"))).scalar()
                 for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
             ]
-            assert values == ["wal", 1, 1, 5000]
+            assert values == ["wal", 1, 1, 4000]
 
 
 async def test_connections_return_to_the_pool(

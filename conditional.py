@@ -1,0 +1,63 @@
+"""Conditional requests (RFC 9110, 13): nobody overwrites what they have not seen."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, HTTPException, Request, Response
+
+from database import SAFE_METHODS
+from models import Post
+
+
+def etag(row: Any) -> str:
+    """Changes whenever the answer does: ids are never reused, versions only grow."""
+    if isinstance(row, Post) and "author" in row.__dict__:
+        return f'"{row.version}.{row.author.version}"'  # this answer shows the author too
+    return f'"{row.version}"'
+
+
+def names(header: str | None, tag: str) -> bool:
+    """Whether a list of entity tags has this one, weak or strong."""
+    tags = [part.strip() for part in (header or "").split(",")]
+    return "*" in tags or tag in tags
+
+
+class Conditions:
+    """What the caller knows of the row: to be compared before a change, and told in the answer."""
+
+    def __init__(
+        self,
+        request: Request,
+        response: Response,
+        if_match: Annotated[
+            str | None, Header(description="change the row only while it has this `ETag`, else 412")
+        ] = None,
+        if_none_match: Annotated[
+            str | None, Header(description="on GET: 304 when the row still has this `ETag`")
+        ] = None,
+    ) -> None:
+        self.safe = request.method in SAFE_METHODS
+        self.response = response
+        self.if_match = if_match
+        self.if_none_match = if_none_match
+
+    def check(self, row: Any) -> None:
+        """Raises 412 when the row has moved on. The row must be locked, that it cannot yet."""
+        if self.if_match is not None and not names(self.if_match, etag(row)):
+            raise HTTPException(412, "The row has changed since you read it; read it again.")
+
+    def tag(self, row: Any) -> None:
+        """Sets the `ETag` of the answer. On GET, raises 304 when the caller has it already."""
+        tag = etag(row)
+        known = (self.if_none_match or "").replace("W/", "")  # weak comparison, as 13.1.2 says
+        if self.safe and names(known, tag):
+            raise HTTPException(304, headers={"ETag": tag})
+        self.response.headers["ETag"] = tag
+
+
+# What the document says of an answer with an entity tag.
+TAGGED: dict[int | str, dict[str, Any]] = {
+    200: {"headers": {"ETag": {"schema": {"type": "string"}, "description": "for `If-Match`"}}},
+}
+CACHED = TAGGED | {304: {"description": "Not Modified"}}
+
+ConditionsDep = Annotated[Conditions, Depends()]
