@@ -10,7 +10,6 @@ import psycopg
 from fastapi import Depends, Request
 from sqlalchemy import URL, Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from settings import settings
@@ -60,7 +59,7 @@ def make_engines(
     return reader, writer
 
 
-def set_deadline(connection: Any, record: ConnectionPoolEntry, _: object) -> None:
+def set_deadline(connection: Any, record: Any, _: object) -> None:
     # A frozen database never answers, and what it is asked cannot be cancelled: to hang up is all
     # that helps. The driver then reports a lost connection.
     driver = connection.driver_connection
@@ -68,8 +67,10 @@ def set_deadline(connection: Any, record: ConnectionPoolEntry, _: object) -> Non
     record.record_info["deadline"] = loop.call_later(DEADLINE, hang_up, driver)
 
 
-def clear_deadline(_: object, record: ConnectionPoolEntry) -> None:
-    record.record_info.pop("deadline").cancel()
+def clear_deadline(_: object, record: Any) -> None:
+    # There is none after a connection that could not be made.
+    if deadline := record.record_info.pop("deadline", None):
+        deadline.cancel()
 
 
 def hang_up(driver: psycopg.AsyncConnection) -> None:
