@@ -1,0 +1,126 @@
+"""Entity tags: answers that need not be sent again, and changes that overwrite nothing unseen."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Wire, assert_problem, create
+
+ROWS = ["/users", "/posts", "/todos", "/items"]
+
+
+@pytest.fixture(params=ROWS)
+async def path(
+    request: pytest.FixtureRequest, client: httpx.AsyncClient, user: dict[str, Any]
+) -> str:
+    """A row of each resource."""
+    if request.param == "/users":
+        return f"/users/{user['id']}"
+    if request.param == "/posts":
+        row = await create(client, f"/users/{user['id']}/posts", title="a", body="b")
+    elif request.param == "/todos":
+        row = await create(client, "/todos", title="a", owner_id=user["id"])
+    else:
+        row = await create(client, "/items", name="a")
+    return f"{request.param}/{row['id']}"
+
+
+def change(path: str, text: str = "changed") -> dict[str, str]:
+    return {"title" if path.startswith(("/posts", "/todos")) else "name": text}
+
+
+async def test_read_row_with_its_etag_is_not_modified(client: httpx.AsyncClient, path: str) -> None:
+    first = await client.get(path)
+    tag = first.headers["etag"]
+    assert tag.startswith('"')
+    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        response = await client.get(path, headers={"if-none-match": known})
+        assert response.status_code == 304
+        assert response.content == b""
+        assert response.headers["etag"] == tag
+    for other in ('"other"', "", tag.strip('"')):
+        response = await client.get(path, headers={"if-none-match": other})
+        assert response.status_code == 200
+        assert response.json() == first.json()
+
+
+async def test_create_row_answers_the_etag_of_its_location(
+    client: httpx.AsyncClient, user: dict[str, Any]
+) -> None:
+    for path, data in [
+        ("/users", {"email": "bob@example.com", "name": "Bob"}),
+        (f"/users/{user['id']}/posts", {"title": "a", "body": "b"}),
+        ("/todos", {"title": "a", "owner_id": user["id"]}),
+        ("/items", {"name": "a"}),
+    ]:
+        created = await client.post(path, json=data)
+        read = await client.get(created.headers["location"])
+        assert created.headers["etag"] == read.headers["etag"]
+
+
+async def test_update_row_that_has_moved_on_fails(client: httpx.AsyncClient, path: str) -> None:
+    tag = (await client.get(path)).headers["etag"]
+    changed = await client.patch(path, json=change(path), headers={"if-match": tag})
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != tag
+    before = (await client.get(path)).json()
+    for stale in (tag, f"W/{changed.headers['etag']}", '"other"', "nonsense"):
+        headers = {"if-match": stale}
+        response = await client.patch(path, json=change(path, "lost"), headers=headers)
+        assert_problem(response, 412)
+        assert_problem(await client.delete(path, headers=headers), 412)
+    assert (await client.get(path)).json() == before
+    for fresh in (changed.headers["etag"], "*"):
+        response = await client.patch(path, json={}, headers={"if-match": fresh})
+        assert response.status_code == 200
+
+
+async def test_delete_row_with_its_etag_succeeds(client: httpx.AsyncClient, path: str) -> None:
+    tag = (await client.get(path)).headers["etag"]
+    assert (await client.delete(path, headers={"if-match": tag})).status_code == 204
+    assert_problem(await client.delete(path, headers={"if-match": tag}), 404)
+
+
+async def test_etag_of_post_changes_with_its_author(
+    client: httpx.AsyncClient, user: dict[str, Any]
+) -> None:
+    post = await create(client, f"/users/{user['id']}/posts", title="a", body="b")
+    tag = (await client.get(f"/posts/{post['id']}")).headers["etag"]
+    await client.patch(f"/users/{user['id']}", json={"name": "Ada King"})
+    response = await client.get(f"/posts/{post['id']}", headers={"if-none-match": tag})
+    assert response.status_code == 200
+    assert response.json()["author"]["name"] == "Ada King"
+
+
+async def test_of_many_updates_with_one_etag_one_succeeds(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    headers = {"if-match": (await client.get(path)).headers["etag"]}
+    calls = [client.patch(path, json=change(path, f"{n}"), headers=headers) for n in range(10)]
+    statuses = sorted(response.status_code for response in await asyncio.gather(*calls))
+    assert statuses == [200] + [412] * 9
+
+
+async def test_updates_of_different_fields_at_once_all_hold(client: httpx.AsyncClient) -> None:
+    item = await create(client, "/items", name="a", description="b")
+    path = f"/items/{item['id']}"
+    for turn in range(5):
+        calls = [
+            client.patch(path, json={"name": f"name {turn}"}),
+            client.patch(path, json={"description": f"description {turn}"}),
+        ]
+        assert [r.status_code for r in await asyncio.gather(*calls)] == [200, 200]
+        row = (await client.get(path)).json()
+        assert (row["name"], row["description"]) == (f"name {turn}", f"description {turn}")
+
+
+async def test_update_locks_the_row_before_it_compares(
+    client: httpx.AsyncClient, path: str, wire: Wire
+) -> None:
+    wire.clear()
+    await client.patch(path, json=change(path))
+    begin, _, update, commit = wire.statements()
+    assert (begin.split()[0], update.split()[0], commit) == ("BEGIN", "UPDATE", "COMMIT")
+    if wire.log is None:
+        assert begin == "BEGIN IMMEDIATE"

@@ -1,0 +1,177 @@
+"""POST with an `Idempotency-Key`: once, however often it is sent."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Engines, assert_problem
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlmodel import col, select, update
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from models import IdempotencyKey, Item, now
+from settings import settings
+
+KEY = {"idempotency-key": '"8e03978e-40d5-43dd-bc93-6894a57f9324"'}
+
+
+def comparable(response: httpx.Response) -> tuple[int, bytes, dict[str, str]]:
+    headers = {name: value for name, value in response.headers.items() if name != "x-request-id"}
+    return response.status_code, response.content, headers
+
+
+async def stored_names(session: AsyncSession) -> list[str]:
+    return list(await session.exec(select(Item.name).order_by(col(Item.id))))
+
+
+async def test_repeat_returns_the_first_answer(
+    client: httpx.AsyncClient, user: dict[str, Any], session: AsyncSession
+) -> None:
+    for number, (path, data) in enumerate(
+        [
+            ("/users", {"email": "bob@example.com", "name": "Bob"}),
+            (f"/users/{user['id']}/posts", {"title": "a", "body": "b"}),
+            ("/todos", {"title": "a", "owner_id": user["id"]}),
+            ("/items", {"name": "a"}),
+            ("/items/batch", [{"name": "b"}, {"name": "c"}]),
+        ]
+    ):
+        key = {"idempotency-key": f"key-{number}"}
+        first = await client.post(path, json=data, headers=key)
+        assert first.status_code == 201
+        for _ in range(2):
+            repeat = await client.post(path, json=data, headers=key)
+            assert comparable(repeat) == comparable(first)
+    assert await stored_names(session) == ["a", "b", "c"]
+
+
+async def test_repeat_returns_the_first_answer_though_the_row_has_changed(
+    client: httpx.AsyncClient,
+) -> None:
+    first = await client.post("/items", json={"name": "a"}, headers=KEY)
+    await client.delete(first.headers["location"])
+    repeat = await client.post("/items", json={"name": "a"}, headers=KEY)
+    assert comparable(repeat) == comparable(first)
+    assert_problem(await client.get(first.headers["location"]), 404)
+
+
+async def test_key_with_or_without_quotes_is_the_same(
+    client: httpx.AsyncClient, session: AsyncSession
+) -> None:
+    for key in ('"abc"', "abc"):
+        await client.post("/items", json={"name": "a"}, headers={"idempotency-key": key})
+    assert await stored_names(session) == ["a"]
+
+
+async def test_same_key_for_another_request_is_refused(
+    client: httpx.AsyncClient, session: AsyncSession
+) -> None:
+    await client.post("/items", json={"name": "a"}, headers=KEY)
+    assert_problem(await client.post("/items", json={"name": "b"}, headers=KEY), 422)
+    assert_problem(await client.post("/items/batch", json=[{"name": "a"}], headers=KEY), 422)
+    assert await stored_names(session) == ["a"]
+
+
+@pytest.mark.parametrize("key", ["", '"', '""', '"a', 'a"', "a b", "a,b c", "x" * 256, "\xe9"])
+async def test_malformed_key_is_a_bad_request(
+    client: httpx.AsyncClient, session: AsyncSession, key: str
+) -> None:
+    headers = [(b"idempotency-key", key.encode("latin-1"))]
+    assert_problem(await client.post("/items", json={"name": "a"}, headers=headers), 400)
+    assert await stored_names(session) == []
+
+
+async def test_two_keys_are_a_bad_request(client: httpx.AsyncClient) -> None:
+    headers = [("idempotency-key", "a"), ("idempotency-key", "b")]
+    assert_problem(await client.post("/items", json={"name": "a"}, headers=headers), 400)
+
+
+async def test_failed_request_leaves_its_key_free(
+    client: httpx.AsyncClient, session: AsyncSession
+) -> None:
+    data = {"title": "a", "owner_id": 999_999}
+    for path, body, status in [("/items", {"name": ""}, 422), ("/todos", data, 409)]:
+        assert_problem_status(await client.post(path, json=body, headers=KEY), status)
+    response = await client.post("/items", json={"name": "a"}, headers=KEY)
+    assert response.status_code == 201
+    assert await stored_names(session) == ["a"]
+
+
+def assert_problem_status(response: httpx.Response, status: int) -> None:
+    assert (response.status_code, response.headers["content-type"]) == (
+        status,
+        "application/problem+json",
+    )
+
+
+async def test_many_at_once_with_one_key_make_one_row(
+    client: httpx.AsyncClient, session: AsyncSession, engines: Engines
+) -> None:
+    calls = [client.post("/items", json={"name": "a"}, headers=KEY) for _ in range(20)]
+    statuses = {response.status_code for response in await asyncio.gather(*calls)}
+    # SQLite's one writer lets them in one by one, so the later ones get the first answer.
+    allowed = {201} if engines.writer.dialect.name == "sqlite" else {201, 409}
+    assert statuses <= allowed
+    assert 201 in statuses
+    assert await stored_names(session) == ["a"]
+
+
+async def test_key_in_flight_conflicts(client: httpx.AsyncClient, engines: Engines) -> None:
+    if engines.writer.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer: the second request waits for the first")
+    async with engines.reader.connect() as other:
+        await other.execution_options(isolation_level="READ COMMITTED")
+        await other.execute(text("LOCK TABLE items IN EXCLUSIVE MODE"))
+        first = asyncio.create_task(client.post("/items", json={"name": "a"}, headers=KEY))
+        await asyncio.sleep(0.3)
+        assert_problem(await client.post("/items", json={"name": "a"}, headers=KEY), 409)
+        assert not first.done()
+        await other.rollback()
+    assert (await first).status_code == 201
+
+
+async def test_key_counts_for_its_sender_alone(
+    client: httpx.AsyncClient, session: AsyncSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "api_token", SecretStr("sesame"))
+    right = KEY | {"authorization": "Bearer sesame"}
+    assert (await client.post("/items", json={"name": "a"}, headers=right)).status_code == 201
+    for wrong in (KEY, KEY | {"authorization": "Bearer guess"}):
+        assert_problem(await client.post("/items", json={"name": "a"}, headers=wrong), 401)
+    assert await stored_names(session) == ["a"]
+
+
+async def test_key_expires_after_a_day(
+    client: httpx.AsyncClient, session: AsyncSession, engines: Engines
+) -> None:
+    for number in range(15):
+        key = {"idempotency-key": f"key-{number}"}
+        await client.post("/items", json={"name": "old"}, headers=key)
+    async with engines.writer.begin() as connection:
+        await connection.execute(
+            update(IdempotencyKey).values(created_at=now() - timedelta(hours=24, seconds=1))
+        )
+    again = await client.post("/items", json={"name": "new"}, headers={"idempotency-key": "key-3"})
+    assert again.status_code == 201
+    assert again.json()["name"] == "new"
+    keys = (await session.exec(select(IdempotencyKey))).all()
+    assert 5 <= len(keys) <= 6, "a few expired keys go with each new one"
+
+
+async def test_crash_before_the_commit_leaves_neither_row_nor_key(
+    client: httpx.AsyncClient, session: AsyncSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import idempotency
+
+    async def crash(*_: object) -> None:
+        raise RuntimeError("between the rows and the key")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(idempotency, "store", crash)
+        assert_problem(await client.post("/items", json={"name": "a"}, headers=KEY), 500)
+    assert await stored_names(session) == []
+    assert (await client.post("/items", json={"name": "a"}, headers=KEY)).status_code == 201
+    assert await stored_names(session) == ["a"]
