@@ -54,7 +54,9 @@ def without_secrets(url: URL) -> str:
     """A password can also be among the parameters, so only harmless ones are shown."""
     harmless = {"host", "port", "sslmode", "target_session_attrs"}
     query = {name: value for name, value in url.query.items() if name in harmless}
-    return url.set(username=None, password=None, query=query).render_as_string()
+    return URL.create(
+        url.get_backend_name(), host=url.host, port=url.port, database=url.database, query=query
+    ).render_as_string()
 
 
 def describe() -> str:

@@ -1,0 +1,292 @@
+"""The database goes away, freezes, fills up: 503 in time, and back without a restart.
+
+Each test first proves that the fault is really there.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from postgres import Postgres
+from service import BEARER, TOKEN, Service, Variables
+from test_deploy import blocked_writes, wait_for_blocked
+from test_scale import migrate
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 10  # within which every answer comes
+RECOVERY = 5  # within which the service works again once the database does
+
+
+@pytest.fixture
+def server() -> Iterator[Postgres]:
+    """A server of the test's own, to be mistreated."""
+    server = Postgres()
+    migrate(server.create_database("app"))
+    yield server
+    if server.process.poll() is None:
+        server.process.send_signal(signal.SIGCONT)
+    server.close()
+
+
+@pytest.fixture
+def service(server: Postgres) -> Iterator[Service]:
+    variables: Variables = {"DATABASE_URL": server.url("app"), "API_TOKEN": TOKEN}
+    with Service(variables) as service:
+        with service.client() as client:
+            assert client.post("/items", json={"name": "before"}).status_code == 201
+        yield service
+
+
+def assert_unavailable(service: Service, *, method: str = "GET", number: int = 1) -> None:
+    """That many calls at once are all answered 503 in time."""
+
+    def call(_: int) -> None:
+        began = time.monotonic()
+        json = {"name": "during"} if method == "POST" else None
+        with service.client() as client:
+            response = client.request(method, "/items", json=json)
+        took = time.monotonic() - began
+        assert response.status_code == 503, response.text
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.headers["retry-after"] == "1"
+        assert took < SECONDS, took
+
+    with ThreadPoolExecutor(number) as pool:
+        list(pool.map(call, range(number)))
+
+
+def assert_recovers(service: Service) -> None:
+    deadline = time.monotonic() + RECOVERY
+    with service.client() as client:
+        while True:
+            created = client.post("/items", json={"name": "after"})
+            read = client.get("/items")
+            ready = client.get("/readyz")
+            if {created.status_code, read.status_code, ready.status_code} <= {200, 201}:
+                break
+            assert time.monotonic() < deadline, (created.text, read.text, ready.text)
+            time.sleep(0.1)
+    assert " ERROR " not in service.log.read_text()
+
+
+def test_refused_database(server: Postgres, service: Service) -> None:
+    server.stop()
+    with pytest.raises(psycopg.OperationalError):
+        server.connect()
+    for method in ("GET", "POST"):
+        assert_unavailable(service, method=method, number=8)
+    server.start()
+    assert_recovers(service)
+
+
+def test_restarted_database(server: Postgres, service: Service) -> None:
+    before = server.process.pid
+    server.stop()
+    server.start()
+    assert server.process.pid != before
+    assert_recovers(service)
+
+
+def children(pid: int) -> list[int]:
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, check=True
+    )
+    return [int(word) for word in listed.stdout.split()]
+
+
+def workers(pid: int) -> list[int]:
+    """The children that serve; another is multiprocessing's own."""
+    return [
+        child
+        for child in children(pid)
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+@pytest.mark.parametrize("number", [1, 30])
+def test_frozen_database(server: Postgres, service: Service, number: int) -> None:
+    frozen = [server.process.pid, *children(server.process.pid)]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(psycopg.errors.ConnectionTimeout):
+            server.connect()
+        for method in ("GET", "POST"):
+            assert_unavailable(service, method=method, number=number)
+        assert httpx.get(f"{service.url}/healthz", timeout=1).status_code == 200
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+    assert_recovers(service)
+
+
+def test_connection_cut_in_the_middle_of_a_request(server: Postgres, service: Service) -> None:
+    with (
+        blocked_writes(server, "app"),
+        ThreadPoolExecutor(1) as pool,
+        service.client() as client,
+    ):
+        call = pool.submit(client.post, "/items", json={"name": "cut"})
+        wait_for_blocked(server, "app", 1)
+        cut = server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = 'app' AND wait_event_type = 'Lock'"
+        )
+        assert cut == [(True,)]
+        assert call.result().status_code == 503
+    assert_recovers(service)
+    assert server.execute("SELECT count(*) FROM items WHERE name = 'cut'", "app") == [(0,)]
+
+
+def test_every_connection_busy(server: Postgres, service: Service) -> None:
+    with blocked_writes(server, "app"), ThreadPoolExecutor(20) as pool:
+
+        def create(_: int) -> tuple[int, float]:
+            began = time.monotonic()
+            response = httpx.post(
+                f"{service.url}/items", json={"name": "busy"}, headers=BEARER, timeout=30
+            )
+            return response.status_code, time.monotonic() - began
+
+        calls = pool.map(create, range(20))
+        wait_for_blocked(server, "app", 4)
+        # Reads have a pool of their own, and do not notice.
+        assert httpx.get(f"{service.url}/items", headers=BEARER, timeout=2).status_code == 200
+        for status, took in calls:
+            assert status == 503
+            assert took < SECONDS
+    assert_recovers(service)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 20 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20m,mode=777", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may not mount a small file system")
+    for parent in folder.parents[:4]:
+        parent.chmod(parent.stat().st_mode | 0o111)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(client: httpx.Client) -> httpx.Response:
+    """Creates posts until one is refused; answers how."""
+    user = client.post("/users", json={"email": "ada@example.com", "name": "Ada"}).json()
+    for number in range(10_000):
+        data = {"title": f"{number}", "body": os.urandom(4_999).hex()}
+        response = client.post(f"/users/{user['id']}/posts", json=data)
+        if response.status_code != 201:
+            return response
+    raise AssertionError("the disk never filled up")
+
+
+def test_full_disk_of_postgresql(postgres: Postgres, small_disk: Path) -> None:
+    space = small_disk / "space"
+    space.mkdir(mode=0o777)
+    if postgres.user:
+        shutil.chown(space, postgres.user)
+    postgres.execute(f"CREATE TABLESPACE small LOCATION '{space}'")
+    postgres.execute("CREATE DATABASE small TABLESPACE small")
+    try:
+        migrate(postgres.url("small"))
+        variables: Variables = {"DATABASE_URL": postgres.url("small"), "API_TOKEN": TOKEN}
+        with Service(variables) as service, service.client() as client:
+            refused = fill(client)
+            assert refused.status_code == 503
+            assert "DiskFull" in service.log.read_text()
+            assert client.get("/posts?limit=1").status_code == 200
+            user = client.get("/users").json()[0]
+            assert client.delete(f"/users/{user['id']}").status_code in (204, 503)
+            assert " ERROR " not in service.log.read_text()
+    finally:
+        postgres.execute("DROP DATABASE small WITH (FORCE)")
+        postgres.execute("DROP TABLESPACE small")
+
+
+def test_full_disk_of_sqlite(small_disk: Path) -> None:
+    variables: Variables = {"DATABASE_URL": f"sqlite:///{small_disk}/test.db", "API_TOKEN": TOKEN}
+    with Service(variables) as service, service.client() as client:
+        refused = fill(client)
+        assert refused.status_code == 503
+        assert "database or disk is full" in service.log.read_text()
+        assert client.get("/posts?limit=1").status_code == 200
+        assert client.get("/readyz").status_code == 200
+        assert " ERROR " not in service.log.read_text()
+
+
+def test_killed_worker_loses_and_doubles_nothing(server: Postgres) -> None:
+    variables: Variables = {
+        "DATABASE_URL": server.url("app"),
+        "API_TOKEN": TOKEN,
+        "WEB_CONCURRENCY": 2,
+    }
+    stop = threading.Event()
+    acknowledged: list[str] = []
+    retried: list[str] = []
+
+    def write(writer: int) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            name = f"{writer}.{number}"
+            headers = BEARER | {"idempotency-key": name}
+            while True:  # until it is known to be done
+                try:
+                    response = httpx.post(
+                        f"{running.url}/items", json={"name": name}, headers=headers, timeout=30
+                    )
+                except httpx.TransportError:
+                    retried.append(name)
+                    time.sleep(0.05)
+                    continue
+                if response.status_code == 201:
+                    acknowledged.append(name)
+                    break
+                assert response.status_code in (409, 503), response.text
+                time.sleep(0.05)
+
+    with Service(variables) as running, ThreadPoolExecutor(8) as pool:
+        writers = [pool.submit(write, number) for number in range(8)]
+        for _ in range(4):
+            time.sleep(1.5)
+            victim, *_ = workers(running.process.pid)
+            os.kill(victim, signal.SIGKILL)
+        time.sleep(2)
+        stop.set()
+        for writer in writers:
+            writer.result()
+        assert running.log.read_text().count("died") == 4
+    stored = [name for (name,) in server.execute("SELECT name FROM items", "app")]
+    print(f"acknowledged {len(acknowledged)}, sent again {len(retried)}, stored {len(stored)}")
+    assert len(stored) == len(set(stored)), "no name twice"
+    assert set(acknowledged) <= set(stored), "no acknowledged name lost"
+    assert retried, "the workers were really killed under load"
+
+
+def test_client_that_hangs_up_while_it_waits_costs_no_connection(
+    server: Postgres, service: Service
+) -> None:
+    with blocked_writes(server, "app") as blocker:
+        for _ in range(4):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(
+                    f"{service.url}/items", json={"name": "gone"}, headers=BEARER, timeout=0.3
+                )
+        wait_for_blocked(server, "app", 4)
+        blocker.rollback()
+    assert_recovers(service)
+    busy = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'app' AND state <> 'idle'"
+    assert server.execute(busy) == [(0,)]
