@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test slow check pins footprint
+.PHONY: run test slow fuzz check pins footprint
 
 run: .venv/run
 	$(BIN)/python serve.py --reload
@@ -12,6 +12,11 @@ test: .venv/dev
 
 slow: .venv/dev
 	$(BIN)/pytest -m slow --no-cov
+
+# For as long as one likes: FUZZ_EXAMPLES inputs for each operation and phase, a new seed each time.
+fuzz: .venv/dev
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} \
+		$(BIN)/pytest -m slow --no-cov -n 2 -rP tests/test_fuzz.py
 
 check: .venv/dev
 	$(BIN)/ruff format

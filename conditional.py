@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, HTTPException, Request, Response
+from pydantic.json_schema import SkipJsonSchema
 
 from database import SAFE_METHODS
 from models import Post
@@ -29,10 +30,12 @@ class Conditions:
         request: Request,
         response: Response,
         if_match: Annotated[
-            str | None, Header(description="change the row only while it has this `ETag`, else 412")
+            str | SkipJsonSchema[None],
+            Header(description="change the row only while it has this `ETag`, else 412"),
         ] = None,
         if_none_match: Annotated[
-            str | None, Header(description="on GET: 304 when the row still has this `ETag`")
+            str | SkipJsonSchema[None],
+            Header(description="on GET: 304 when the row still has this `ETag`"),
         ] = None,
     ) -> None:
         self.safe = request.method in SAFE_METHODS

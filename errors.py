@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import SQLModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,21 @@ def problem(
 async def http_error(request: Request, exc: HTTPException) -> Response:
     if exc.status_code == 304:  # no error, and it has no body
         return Response(status_code=304, headers=exc.headers)
-    return problem(exc.status_code, exc.detail, headers=exc.headers)
+    headers = dict(exc.headers or {})
+    if exc.status_code == 405:
+        headers["Allow"] = ", ".join(allowed_methods(request))
+    return problem(exc.status_code, exc.detail, headers=headers)
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """Every method of the path; Starlette names those of the first route that has it."""
+    methods = [
+        method
+        for method in ("GET", "POST", "PATCH", "DELETE")
+        for route in request.app.routes
+        if route.matches(dict(request.scope, method=method))[0] is Match.FULL
+    ]
+    return ["HEAD", *methods] if "GET" in methods else methods
 
 
 async def invalid_input(request: Request, exc: RequestValidationError) -> Response:

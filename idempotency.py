@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, HTTPException, Request, Response
 from fastapi.routing import APIRoute
+from pydantic.json_schema import SkipJsonSchema
 from sqlalchemy import func, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col, delete, select
@@ -40,8 +41,11 @@ class Replay(Exception):  # noqa: N818 (nothing is wrong)
 async def claim_key(
     request: Request,
     idempotency_key: Annotated[
-        str | None,
-        Header(description="any text of your own: a repeat with it returns the first answer"),
+        str | SkipJsonSchema[None],
+        Header(
+            description="any text of your own: a repeat with it returns the first answer",
+            json_schema_extra={"format": "idempotency-key", "examples": ["8e03978e-40d5-43dd"]},
+        ),
     ] = None,
 ) -> None:
     """Opens the one transaction of a request with a key, and looks whether the key is used.

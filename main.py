@@ -195,7 +195,7 @@ async def read_user(user_id: Id, session: SessionDep, conditions: ConditionsDep)
 
 
 @users.patch(
-    "/users/{user_id}", response_model=UserRead, responses=TAGGED | problems(404, 409, 412)
+    "/users/{user_id}", response_model=UserRead, responses=TAGGED | problems(400, 404, 409, 412)
 )
 async def update_user(
     user_id: Id, data: UserUpdate, session: SessionDep, conditions: ConditionsDep
@@ -289,7 +289,9 @@ async def read_post(post_id: Id, session: SessionDep, conditions: ConditionsDep)
 
 
 @posts.patch(
-    "/posts/{post_id}", response_model=PostReadWithAuthor, responses=TAGGED | problems(404, 412)
+    "/posts/{post_id}",
+    response_model=PostReadWithAuthor,
+    responses=TAGGED | problems(400, 404, 412),
 )
 async def update_post(
     post_id: Id, data: PostUpdate, session: SessionDep, conditions: ConditionsDep
@@ -368,7 +370,7 @@ async def read_todo(todo_id: Id, session: SessionDep, conditions: ConditionsDep)
 
 
 @todos.patch(
-    "/todos/{todo_id}", response_model=TodoRead, responses=TAGGED | problems(404, 409, 412)
+    "/todos/{todo_id}", response_model=TodoRead, responses=TAGGED | problems(400, 404, 409, 412)
 )
 async def update_todo(
     todo_id: Id, data: TodoUpdate, session: SessionDep, conditions: ConditionsDep
@@ -457,7 +459,7 @@ async def read_item(item_id: Id, session: SessionDep, conditions: ConditionsDep)
 
 
 @items.patch(
-    "/items/{item_id}", response_model=ItemRead, responses=TAGGED | problems(404, 409, 412)
+    "/items/{item_id}", response_model=ItemRead, responses=TAGGED | problems(400, 404, 409, 412)
 )
 async def update_item(
     item_id: Id, data: ItemUpdate, session: SessionDep, conditions: ConditionsDep

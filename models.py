@@ -9,7 +9,15 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from annotated_types import Interval, MaxLen, MinLen
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, EmailStr, Strict
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    ConfigDict,
+    EmailStr,
+    Strict,
+    WithJsonSchema,
+)
 from pydantic import StringConstraints as Matches
 from sqlalchemy import JSON, BigInteger, Index, Integer
 from sqlalchemy.orm import Mapped, declared_attr
@@ -43,6 +51,13 @@ def plain_address(value: object) -> object:
     return value
 
 
+def a_number(value: object) -> object:
+    """Refuses "1" and true, which pydantic would take for numbers. In JSON, 1.0 is a whole number."""
+    if isinstance(value, str | bool):
+        raise ValueError("give a number")  # noqa: TRY004 (pydantic takes no TypeError)
+    return value
+
+
 def date_and_time(value: object) -> object:
     """Refuses the numbers that pydantic would take for seconds since 1970."""
     if isinstance(value, datetime) or re.match(r"\d{4}-\d\d-\d\d[Tt ]", str(value)):
@@ -57,8 +72,10 @@ def to_utc(value: datetime) -> datetime:
         raise ValueError("the year in UTC must be from 1 to 9999") from None
 
 
-Id = Annotated[int, Interval(ge=1, le=2**63 - 1)]
-Reference = Annotated[Id, Strict()]
+# Beyond 2**53 neither JavaScript nor the numbers of an OpenAPI document are exact.
+MAX_INT = 2**53 - 1
+Id = Annotated[int, Interval(ge=1, le=MAX_INT)]
+Reference = Annotated[Id, BeforeValidator(a_number)]
 # PostgreSQL cannot store NUL.
 Text = Annotated[str, Matches(pattern=r"^[^\x00]*$")]
 Name = Annotated[Text, MinLen(1), MaxLen(100)]
@@ -67,7 +84,15 @@ Bio = Annotated[Text | None, MaxLen(1000)]
 Body = Annotated[Text, MinLen(1), MaxLen(10_000)]
 Description = Annotated[Text | None, MaxLen(500)]
 Flag = Annotated[bool, Strict()]
-Email = Annotated[EmailStr, MaxLen(255), BeforeValidator(plain_address), AfterValidator(str.lower)]
+Email = Annotated[
+    EmailStr,
+    MaxLen(255),
+    BeforeValidator(plain_address),
+    AfterValidator(str.lower),
+    # email-validator takes international addresses, and at most what RFC 5321 allows: one
+    # character less than the column.
+    WithJsonSchema({"type": "string", "format": "idn-email", "maxLength": 254}),
+]
 Instant = Annotated[AwareDatetime, BeforeValidator(date_and_time), AfterValidator(to_utc)]
 
 
@@ -87,7 +112,7 @@ class Page(SQLModel):
     model_config = REFUSE_UNKNOWN
 
     limit: int = Field(default=50, ge=1, le=100, description="rows in one answer")
-    offset: int = Field(default=0, ge=0, le=2**63 - 1, description="rows to skip")
+    offset: int = Field(default=0, ge=0, le=MAX_INT, description="rows to skip")
     after: Id | None = Field(default=None, description="the last id seen: go on behind it")
     order: Literal["asc", "desc"] = Field(default="asc", description="by id")
 

@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import Post
 
-ABSENT = 2**63 - 1
+ABSENT = 2**53 - 1
 POST = {"title": "Notes", "body": "On the engine."}
 
 

@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import Todo
 
-ABSENT = 2**63 - 1
+ABSENT = 2**53 - 1
 
 
 async def test_create_todo_stores_it(

@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import Item, Post, Todo, User
 
-ABSENT = 2**63 - 1
+ABSENT = 2**53 - 1
 
 
 async def test_create_user_stores_it(client: httpx.AsyncClient, session: AsyncSession) -> None:
