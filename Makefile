@@ -2,16 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test slow fuzz check pins footprint
+.PHONY: run test slow soak fuzz check pins footprint
 
 run: .venv/run
 	$(BIN)/python serve.py --reload
 
 test: .venv/dev
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not soak"
 
 slow: .venv/dev
 	$(BIN)/pytest -m slow --no-cov
+
+# SOAK_SECONDS (600) of load, and lists of a million rows.
+soak: .venv/dev
+	$(BIN)/pytest -m soak --no-cov -n 0 -rP
 
 # For as long as one likes: FUZZ_EXAMPLES inputs for each operation and phase, a new seed each time.
 fuzz: .venv/dev

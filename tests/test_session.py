@@ -197,7 +197,7 @@ async def test_connections_return_to_the_pool(
         yield client.post("/raise")
         yield client.get("/readyz")
 
-    responses = await asyncio.gather(*(call for n in range(20) for call in requests(n)))
+    responses = [r for n in range(20) for r in await asyncio.gather(*requests(n))]
     assert len(responses) == 200
     statuses = {response.status_code for response in responses}
     assert statuses == {200, 201, 404, 409, 422, 500}
