@@ -38,19 +38,22 @@ class Postgres:
     With `primary` it is a streaming standby of that server.
     """
 
-    def __init__(self, *, primary: Self | None = None, **options: str | int) -> None:
+    def __init__(
+        self, *, primary: Self | None = None, programs: Path | None = None, **options: str | int
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="nutshell-postgres-"))
         self.data = self.folder / "data"
         self.log = self.folder / "log"
         self.port = free_port()
-        self.bin = SITE_PACKAGES / INSTALLATION / "bin"
+        self.bin = programs or SITE_PACKAGES / INSTALLATION / "bin"
         self.user: str | None = None
         if os.geteuid() == 0:
             # PostgreSQL refuses to run as root, and another user may not look into root's folders.
             self.user = "nobody"
-            for part in (INSTALLATION, LIBRARIES):
-                shutil.copytree(SITE_PACKAGES / part, self.folder / part)
-            self.bin = self.folder / INSTALLATION / "bin"
+            if programs is None:
+                for part in (INSTALLATION, LIBRARIES):
+                    shutil.copytree(SITE_PACKAGES / part, self.folder / part)
+                self.bin = self.folder / INSTALLATION / "bin"
             shutil.chown(self.folder, self.user)
         if primary is None:
             self.initialize()
@@ -62,11 +65,14 @@ class Postgres:
     def initialize(self) -> None:
         password_file = self.folder / "password"
         password_file.write_text(PASSWORD)
+        # Its idea of case is Unicode's, as with the locales that platforms set.
+        locale = ["--locale=C.UTF-8"]
+        if SITE_PACKAGES in self.bin.parents or self.folder in self.bin.parents:
+            locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         self.run(
             *("initdb", "--pgdata", self.data, "--username=nutshell", "--pwfile", password_file),
             *("--auth=scram-sha-256", "--encoding=UTF8", "--no-instructions", "--no-sync"),
-            # Its idea of case is Unicode's, as with the locales that platforms set.
-            *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+            *locale,
         )
 
     def run(self, command: str, *args: str | Path) -> None:
