@@ -16,7 +16,6 @@ from settings import settings
 
 SAFE_METHODS = frozenset({"GET", "HEAD"})  # the safe ones that we route: RFC 9110, 9.2.1
 
-
 # Seconds for which a request may hold a connection. With the wait for one it stays below ten.
 DEADLINE = 5
 
