@@ -11,7 +11,7 @@ test: .venv/dev
 	$(BIN)/pytest -m "not slow and not soak"
 
 slow: .venv/dev
-	$(BIN)/pytest -m slow --no-cov
+	$(BIN)/pytest -m slow --no-cov -rPs
 
 # SOAK_SECONDS (600) of load, and lists of a million rows.
 soak: .venv/dev

@@ -6,6 +6,7 @@ Each test first proves that the fault is really there.
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -225,6 +226,20 @@ def test_full_disk_of_sqlite(small_disk: Path) -> None:
         assert client.get("/posts?limit=1").status_code == 200
         assert client.get("/readyz").status_code == 200
         assert " ERROR " not in service.log.read_text()
+
+
+def test_locked_sqlite(tmp_path: Path) -> None:
+    file = tmp_path / "test.db"
+    with Service({"DATABASE_URL": f"sqlite:///{file}", "API_TOKEN": TOKEN}) as service:
+        other = sqlite3.connect(file, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            sqlite3.connect(file, timeout=0).execute("DELETE FROM items")
+        assert_unavailable(service, method="POST", number=2)
+        assert httpx.get(f"{service.url}/items", headers=BEARER, timeout=2).status_code == 200
+        other.execute("ROLLBACK")
+        other.close()
+        assert_recovers(service)
 
 
 def test_killed_worker_loses_and_doubles_nothing(server: Postgres) -> None:
