@@ -144,6 +144,15 @@ async def test_key_counts_for_its_sender_alone(
     assert await stored_names(session) == ["a"]
 
 
+async def test_key_opens_no_door_to_callers_from_elsewhere(
+    client: httpx.AsyncClient, session: AsyncSession
+) -> None:
+    assert (await client.post("/items", json={"name": "a"}, headers=KEY)).status_code == 201
+    passed_on = KEY | {"x-forwarded-for": "203.0.113.9"}
+    assert_problem(await client.post("/items", json={"name": "a"}, headers=passed_on), 403)
+    assert await stored_names(session) == ["a"]
+
+
 async def test_key_expires_after_a_day(
     client: httpx.AsyncClient, session: AsyncSession, engines: Engines
 ) -> None:
