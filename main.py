@@ -121,6 +121,7 @@ async def check_access(
         raise HTTPException(401, "Send the header Authorization: Bearer <token>.", headers)
 
 
+# A POST that depends on IDEMPOTENT claims its key; IdempotentRoute stores the answer with it.
 users = APIRouter(tags=["users"], route_class=IdempotentRoute)
 posts = APIRouter(tags=["posts"], route_class=IdempotentRoute)
 todos = APIRouter(tags=["todos"], route_class=IdempotentRoute)
@@ -190,7 +191,7 @@ async def read_user(user_id: Id, session: SessionDep, conditions: ConditionsDep)
     user = await session.get(User, user_id)
     if user is None:
         raise HTTPException(404, "There is no user with this id.")
-    conditions.tag(user)
+    conditions.tag(user)  # ends the request with 304 when the caller has this version already
     return user
 
 
@@ -201,6 +202,7 @@ async def update_user(
     user_id: Id, data: UserUpdate, session: SessionDep, conditions: ConditionsDep
 ) -> User:
     """Changes the fields given and leaves the others alone; `bio` may be null. 409 as on create."""
+    # Locked until the commit: what is compared and changed here cannot change elsewhere meanwhile.
     user = await session.get(User, user_id, with_for_update=True)
     if user is None:
         raise HTTPException(404, "There is no user with this id.")
@@ -257,7 +259,7 @@ async def create_post(
     if user is None:
         raise HTTPException(404, "There is no user with this id.")
     post = Post.model_validate(data, update={"author_id": user_id})
-    post.author = user
+    post.author = user  # the ETag speaks of the author too
     session.add(post)
     await session.commit()
     response.headers["Location"] = str(request.url_for("read_post", post_id=post.id))
@@ -297,6 +299,7 @@ async def update_post(
     post_id: Id, data: PostUpdate, session: SessionDep, conditions: ConditionsDep
 ) -> Post:
     """Changes the fields given and leaves the others alone."""
+    # The post alone is locked: its author is not what changes.
     author = joinedload(Post.author, innerjoin=True)
     post = await session.get(Post, post_id, options=[author], with_for_update={"of": Post})
     if post is None:
@@ -310,6 +313,7 @@ async def update_post(
 
 @posts.delete("/posts/{post_id}", status_code=204, responses=problems(404, 412))
 async def delete_post(post_id: Id, session: SessionDep, conditions: ConditionsDep) -> None:
+    # With its author, of whom the ETag in If-Match speaks too.
     author = joinedload(Post.author, innerjoin=True)
     post = await session.get(Post, post_id, options=[author], with_for_update={"of": Post})
     if post is None:

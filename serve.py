@@ -46,6 +46,7 @@ LOGGING: dict[str, Any] = {
         # It tells of every X-Request-ID that it replaces, which any caller can have it do.
         "asgi_correlation_id": {"level": "ERROR"},
         "alembic.runtime.plugins": {"level": "WARNING"},
+        "watchfiles": {"level": "WARNING"},  # counts every write to the database file
     },
 }
 
