@@ -17,7 +17,7 @@ def etag(row: Any) -> str:
 
 
 def names(header: str | None, tag: str) -> bool:
-    """Whether a list of entity tags has this one, weak or strong."""
+    """Whether a list of entity tags has exactly this one, or is `*`."""
     tags = [part.strip() for part in (header or "").split(",")]
     return "*" in tags or tag in tags
 

@@ -172,10 +172,7 @@ async def list_users(
     responses=problems(400, 409),
 )
 async def create_user(
-    data: UserCreate,
-    session: SessionDep,
-    request: Request,
-    response: Response,
+    data: UserCreate, session: SessionDep, request: Request, response: Response
 ) -> User:
     """409 when another user has the `email`, whatever its case."""
     user = User.model_validate(data)
@@ -248,11 +245,7 @@ async def list_user_posts(
     responses=problems(400, 404, 409),
 )
 async def create_post(
-    user_id: Id,
-    data: PostCreate,
-    session: SessionDep,
-    request: Request,
-    response: Response,
+    user_id: Id, data: PostCreate, session: SessionDep, request: Request, response: Response
 ) -> Post:
     """409 when the user is deleted in the same moment."""
     user = await session.get(User, user_id)
@@ -350,10 +343,7 @@ async def list_todos(
     responses=problems(400, 409),
 )
 async def create_todo(
-    data: TodoCreate,
-    session: SessionDep,
-    request: Request,
-    response: Response,
+    data: TodoCreate, session: SessionDep, request: Request, response: Response
 ) -> Todo:
     """409 when no user has the id given as `owner_id`."""
     todo = Todo.model_validate(data)
@@ -422,10 +412,7 @@ async def list_items(
     responses=problems(400, 409),
 )
 async def create_item(
-    data: ItemCreate,
-    session: SessionDep,
-    request: Request,
-    response: Response,
+    data: ItemCreate, session: SessionDep, request: Request, response: Response
 ) -> Item:
     """409 when no user has the id given as `owner_id`."""
     item = Item.model_validate(data)

@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 # In bytes. A batch of 100 items with every character escaped fits.
 MAX_BODY = 1024 * 1024
 
-
 REQUEST_ID = "X-Request-ID"
 
 
