@@ -11,16 +11,16 @@ test: .venv/dev
 	$(BIN)/pytest -m "not slow and not soak"
 
 slow: .venv/dev
-	$(BIN)/pytest -m slow --no-cov -rPs
+	$(BIN)/pytest -m slow --no-cov -v -rPs
 
 # SOAK_SECONDS (600) of load, and lists of a million rows.
 soak: .venv/dev
-	$(BIN)/pytest -m soak --no-cov -n 0 -rP
+	$(BIN)/pytest -m soak --no-cov -n 0 --timeout 0 -rP
 
 # For as long as one likes: FUZZ_EXAMPLES inputs for each operation and phase, a new seed each time.
 fuzz: .venv/dev
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} \
-		$(BIN)/pytest -m slow --no-cov -n 2 -rP tests/test_fuzz.py
+		$(BIN)/pytest -m slow --no-cov -n 2 --timeout 0 -rP tests/test_fuzz.py
 
 check: .venv/dev
 	$(BIN)/ruff format

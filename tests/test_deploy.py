@@ -428,7 +428,9 @@ def test_idle_connection_outlasts_the_routers(tree: Path, production: Bin, migra
         connection.sendall(request)
         answer = b""
         while b'"ok"' not in answer:
-            answer += connection.recv(65536)
+            part = connection.recv(65536)
+            assert part, "the server hung up"
+            answer += part
         connection.settimeout(91)
         with pytest.raises(TimeoutError):
             connection.recv(1)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -107,11 +108,12 @@ def children(pid: int) -> list[int]:
 
 def workers(pid: int) -> list[int]:
     """The children that serve; another is multiprocessing's own."""
-    return [
-        child
-        for child in children(pid)
-        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
+    found = []
+    for child in children(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it may have ended meanwhile
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+    return found
 
 
 @pytest.mark.parametrize("number", [1, 30])
@@ -258,7 +260,9 @@ def test_killed_worker_loses_and_doubles_nothing(server: Postgres) -> None:
             number += 1
             name = f"{writer}.{number}"
             headers = BEARER | {"idempotency-key": name}
+            deadline = time.monotonic() + 60
             while True:  # until it is known to be done
+                assert time.monotonic() < deadline
                 try:
                     response = httpx.post(
                         f"{running.url}/items", json={"name": name}, headers=headers, timeout=30
@@ -275,12 +279,14 @@ def test_killed_worker_loses_and_doubles_nothing(server: Postgres) -> None:
 
     with Service(variables) as running, ThreadPoolExecutor(8) as pool:
         writers = [pool.submit(write, number) for number in range(8)]
-        for _ in range(4):
-            time.sleep(1.5)
-            victim, *_ = workers(running.process.pid)
-            os.kill(victim, signal.SIGKILL)
-        time.sleep(2)
-        stop.set()
+        try:
+            for _ in range(4):
+                time.sleep(1.5)
+                victim, *_ = workers(running.process.pid)
+                os.kill(victim, signal.SIGKILL)
+            time.sleep(2)
+        finally:
+            stop.set()
         for writer in writers:
             writer.result()
         assert running.log.read_text().count("died") == 4

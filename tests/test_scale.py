@@ -129,16 +129,18 @@ def test_standby_takes_over_and_no_acknowledged_write_is_lost(
     with Service(variables) as service, ThreadPoolExecutor(8) as pool:
         clients = [httpx.Client(base_url=service.url, headers=BEARER, timeout=30) for _ in range(8)]
         writers = [pool.submit(write, client) for client in clients]
-        time.sleep(2)
-        primary.kill()
-        killed = time.monotonic()
-        time.sleep(1)
-        standby.execute("SELECT pg_promote()")
-        # What the dead primary set; the promoted standby would wait for a standby of its own.
-        standby.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
-        standby.execute("SELECT pg_reload_conf()")
-        time.sleep(6)
-        stop.set()
+        try:
+            time.sleep(2)
+            primary.kill()
+            killed = time.monotonic()
+            time.sleep(1)
+            standby.execute("SELECT pg_promote()")
+            # What the dead primary set; the promoted standby would wait for one of its own.
+            standby.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
+            standby.execute("SELECT pg_reload_conf()")
+            time.sleep(6)
+        finally:
+            stop.set()
         for writer in writers:
             writer.result()
         for client in clients:
