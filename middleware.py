@@ -48,7 +48,8 @@ class AccessLog:
         finally:
             path = scope.get("raw_path", b"").decode("latin-1")
             took = (perf_counter() - started) * 1000
-            logger.info("%s %s %d %.1f ms", scope["method"], path, status, took)
+            more = scope.get("trace", "")  # of trace.py, when that is on
+            logger.info("%s %s %d %.1f ms%s", scope["method"], path, status, took, more)
 
 
 class AnswerDefects:

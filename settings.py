@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     cors_origins: CommaSeparated = []
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     web_concurrency: PositiveInt = 1
+    trace: bool = False
 
 
 def read_settings() -> Settings:
