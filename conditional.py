@@ -1,5 +1,6 @@
 """Conditional requests (RFC 9110, 13): nobody overwrites what they have not seen."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, HTTPException, Request, Response
@@ -22,26 +23,14 @@ def names(header: str | None, tag: str) -> bool:
     return "*" in tags or tag in tags
 
 
+@dataclass
 class Conditions:
     """What the caller knows of the row: to be compared before a change, and told in the answer."""
 
-    def __init__(
-        self,
-        request: Request,
-        response: Response,
-        if_match: Annotated[
-            str | SkipJsonSchema[None],
-            Header(description="change the row only while it has this `ETag`, else 412"),
-        ] = None,
-        if_none_match: Annotated[
-            str | SkipJsonSchema[None],
-            Header(description="on GET: 304 when the row still has this `ETag`"),
-        ] = None,
-    ) -> None:
-        self.safe = request.method in SAFE_METHODS
-        self.response = response
-        self.if_match = if_match
-        self.if_none_match = if_none_match
+    request: Request
+    response: Response
+    if_match: str | None
+    if_none_match: str | None
 
     def check(self, row: Any) -> None:
         """Raises 412 when the row has moved on. The row must be locked, that it cannot yet."""
@@ -52,7 +41,7 @@ class Conditions:
         """Sets the `ETag` of the answer. On GET, raises 304 when the caller has it already."""
         tag = etag(row)
         known = (self.if_none_match or "").replace("W/", "")  # weak comparison, as 13.1.2 says
-        if self.safe and names(known, tag):
+        if self.request.method in SAFE_METHODS and names(known, tag):
             raise HTTPException(304, headers={"ETag": tag})
         self.response.headers["ETag"] = tag
 
@@ -63,4 +52,21 @@ TAGGED: dict[int | str, dict[str, Any]] = {
 }
 CACHED = TAGGED | {304: {"description": "Not Modified"}}
 
-ConditionsDep = Annotated[Conditions, Depends()]
+
+# async: what is not would be run in a thread, which costs more than all it does.
+async def read_conditions(
+    request: Request,
+    response: Response,
+    if_match: Annotated[
+        str | SkipJsonSchema[None],
+        Header(description="change the row only while it has this `ETag`, else 412"),
+    ] = None,
+    if_none_match: Annotated[
+        str | SkipJsonSchema[None],
+        Header(description="on GET: 304 when the row still has this `ETag`"),
+    ] = None,
+) -> Conditions:
+    return Conditions(request, response, if_match, if_none_match)
+
+
+ConditionsDep = Annotated[Conditions, Depends(read_conditions)]

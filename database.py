@@ -4,17 +4,22 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Annotated, Any
+from functools import cache
+from typing import Annotated, Any, TypeVar, cast
 
 import psycopg
 from fastapi import Depends, Request
-from sqlalchemy import URL, Connection, event
+from sqlalchemy import URL, Connection, bindparam, event, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlmodel.ext.asyncio.session import AsyncSession
+from sqlmodel import select
+from sqlmodel.ext.asyncio.session import AsyncSession as PlainSession
+from sqlmodel.sql.expression import SelectOfScalar
 
 from settings import settings
 
 SAFE_METHODS = frozenset({"GET", "HEAD"})  # the safe ones that we route: RFC 9110, 9.2.1
+
+Row = TypeVar("Row")
 
 # Seconds for which a request may hold a connection. With the wait for one it stays below ten.
 DEADLINE = 5
@@ -95,6 +100,32 @@ def begin_immediate(connection: Connection) -> None:
 
 
 reader, writer = make_engines(settings.database_url, settings.pool_size, settings.database_read_url)
+
+
+@cache
+def by_id(entity: Any, lock: bool) -> SelectOfScalar[Any]:
+    (key,) = inspect(entity).primary_key
+    query = select(entity).where(key == bindparam("id"))
+    return query.with_for_update() if lock else query
+
+
+class AsyncSession(PlainSession):
+    """SQLModel's session with two savings for every request; bench/results.md has their gain."""
+
+    async def get(  # type: ignore[override]  # (of classes alone)
+        self, entity: type[Row], ident: Any, **options: Any
+    ) -> Row | None:
+        """As ever, but the first by a statement that was built once and not for each request."""
+        lock = options.get("with_for_update", False)
+        plain = options.keys() <= {"with_for_update"} and lock in (False, True)
+        if not plain or type(ident) is tuple or len(self.identity_map):
+            return await super().get(entity, ident, **options)
+        query = by_id(cast(Any, entity), lock)
+        return (await self.exec(query, params={"id": ident})).one_or_none()
+
+    async def __aexit__(self, *_: object) -> None:
+        # SQLAlchemy closes in a task of its own, lest it be cancelled; FastAPI sees to that.
+        await self.close()
 
 
 async def get_session(request: Request) -> AsyncIterator[AsyncSession]:

@@ -88,6 +88,8 @@ class IdempotentRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_once(request: Request) -> Response:
+            if "idempotency-key" not in request.headers:
+                return await handle(request)
             async with AsyncExitStack() as request.state.resources:
                 try:
                     response = await handle(request)

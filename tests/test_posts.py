@@ -5,10 +5,11 @@ from typing import Any
 import httpx
 import pytest
 from conftest import Wire, assert_problem, create
+from sqlalchemy.orm.exc import DetachedInstanceError
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models import Post
+from models import Post, PostReadWithAuthor
 
 ABSENT = 2**53 - 1
 POST = {"title": "Notes", "body": "On the engine."}
@@ -157,3 +158,13 @@ async def test_delete_post_leaves_author(client: httpx.AsyncClient, user: dict[s
     assert (await client.delete(f"/posts/{post['id']}")).status_code == 204
     assert_problem(await client.get(f"/posts/{post['id']}"), 404)
     assert (await client.get(f"/users/{user['id']}")).json() == user
+
+
+async def test_author_that_was_not_loaded_is_an_error_and_not_left_out(
+    client: httpx.AsyncClient, user: dict[str, Any], session: AsyncSession
+) -> None:
+    post = await create(client, f"/users/{user['id']}/posts", title="Notes", body="It weaves.")
+    alone = await session.get(Post, post["id"])
+    session.expunge(alone)
+    with pytest.raises(DetachedInstanceError):
+        PostReadWithAuthor.model_validate(alone, from_attributes=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -203,3 +204,23 @@ async def test_connections_return_to_the_pool(
     assert statuses == {200, 201, 404, 409, 422, 500}
     assert checked_out(engines) == 0
     assert len((await client.get("/items")).json()) == 20
+
+
+async def test_get_locks_when_asked_and_never_else(
+    client: httpx.AsyncClient, engines: Engines, wire: Wire
+) -> None:
+    def locks() -> int:
+        # SQLite locks the whole database.
+        return wire.log.read_text().count("FOR UPDATE") if isinstance(wire.log, Path) else 0
+
+    item = await create(client, "/items", name="Engine")
+    for options in ({}, {"with_for_update": False}, {"with_for_update": True}):
+        before = locks()
+        async with database.AsyncSession(engines.writer) as session:
+            row = await session.get(Item, item["id"], **options)
+            assert row is not None
+            assert row.name == "Engine"
+            assert await session.get(Item, (item["id"],)) is row
+            assert await session.get(Item, item["id"] + 1) is None
+        if wire.log is not None:
+            assert locks() - before == sum(options.values())

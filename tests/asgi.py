@@ -1,0 +1,43 @@
+"""One request to an ASGI application, with nothing of a server or a client around it."""
+
+import asyncio
+from typing import Any
+
+from starlette.types import ASGIApp, Message
+
+
+async def call(app: ASGIApp, method: str, target: str, body: bytes = b"") -> tuple[int, bytes]:
+    """The status and the body of the answer."""
+    path, _, query = target.partition("?")
+    headers = [(b"host", b"127.0.0.1"), (b"accept", b"*/*"), (b"user-agent", b"none")]
+    if body:
+        headers.append((b"content-type", b"application/json"))
+        headers.append((b"content-length", b"%d" % len(body)))
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": query.encode(),
+        "headers": headers,
+        "server": ("127.0.0.1", 8000),
+        "client": ("127.0.0.1", 50000),
+        "state": {},
+    }
+    received: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        if not received:
+            await asyncio.Event().wait()  # no server tells of a client that is still there
+        return received.pop()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
