@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test slow soak fuzz check pins footprint
+.PHONY: run test slow soak fuzz check pins footprint bench layers scale screenshot
 
 run: .venv/run
-	$(BIN)/python serve.py --reload
+	TRACE=1 $(BIN)/python serve.py --reload
 
 test: .venv/dev
 	$(BIN)/pytest -m "not slow and not soak"
@@ -22,22 +22,35 @@ fuzz: .venv/dev
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} \
 		$(BIN)/pytest -m slow --no-cov -n 2 --timeout 0 -rP tests/test_fuzz.py
 
-check: .venv/dev
+check: .venv/bench
 	$(BIN)/ruff format
 	$(BIN)/ruff check
-	$(BIN)/mypy --strict *.py migrations tests bench
+	$(BIN)/mypy --strict *.py migrations tests bench/*.py
+
+# Beside its peers: wrk must be installed, node may be. Nine minutes; writes bench/results.md.
+bench: .venv/bench
+	$(BIN)/python bench/run.py
+
+# The same for the layers of one request, and for workers and connections.
+layers scale: .venv/bench
+	$(BIN)/python bench/$@.py
+
+# The live view in docs/, light and dark. Needs Debian's chromium.
+screenshot: .venv/dev
+	$(BIN)/python tests/screenshot.py
 
 footprint:
 	$(PYTHON) -m venv --clear .venv-production
 	.venv-production/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	.venv-production/bin/python bench/footprint.py
 
-# Renews every pin to the newest release that fits requirements.in and requirements-dev.in.
+# Renews every pin to the newest release that fits its requirements.in.
 pins: .venv/dev
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-emit-index-url \
-		--custom-compile-command "make pins" --output-file requirements.txt requirements.in
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-emit-index-url \
-		--custom-compile-command "make pins" --output-file requirements-dev.txt requirements-dev.in
+	for pins in requirements requirements-dev bench/requirements bench/peers/*/requirements; do \
+		test ! -e $$pins.in || $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+			--upgrade --no-emit-index-url --custom-compile-command "make pins" \
+			--output-file $$pins.txt $$pins.in || exit; \
+	done
 
 .venv/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Nutshell needs Python 3.11 or newer.")'
@@ -51,4 +64,8 @@ pins: .venv/dev
 
 .venv/dev: requirements-dev.txt | .venv/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.venv/bench: bench/requirements.txt .venv/dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -r bench/requirements.txt
 	@touch $@

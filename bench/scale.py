@@ -1,0 +1,98 @@
+"""More workers, more connections, and SQLite with readers beside a writer. `make scale` runs it."""
+
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from candidates import OURS
+from postgres import Postgres
+from report import table, versions, write
+from run import FILL, ROWS, Figure, load
+from sqlalchemy import create_engine, make_url, text
+
+SECONDS = 4
+WORKERS = [1, 2]
+CONNECTIONS = [1, 16, 64, 256]
+OPERATIONS = ["GET one", "POST"]
+FILL_SQLITE = f"""
+WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {ROWS})
+INSERT INTO users (email, name, bio, created_at, version)
+    SELECT 'user' || n || '@example.com', 'User ' || n, 'The bio', '2030-01-01 00:00:00', 1
+    FROM numbers
+"""
+
+
+def cell(figure: Figure) -> str:
+    return f"{figure.rate:,.0f} · {figure.p99:.0f} · {figure.refused}"
+
+
+def on_postgresql() -> str:
+    server = Postgres(log_statement="none")
+    rows = []
+    try:
+        url = server.create_database("filled")
+        OURS.run("alembic", "upgrade", "head", url=url)
+        server.execute(FILL, "filled")
+        for workers in WORKERS:
+            with OURS.start(url, WEB_CONCURRENCY=workers) as running:
+                for operation in OPERATIONS:
+                    load(running, operation, f"warm{workers}", seconds=1)
+                    row = [f"{operation}, {workers} worker{'s' * (workers > 1)}"]
+                    for number in CONNECTIONS:
+                        prefix = f"w{workers}c{number}"
+                        options = {"seconds": SECONDS, "connections": number}
+                        row.append(cell(load(running, operation, prefix, **options)))
+                        print(row[0], f"{number} connections", row[-1], flush=True)
+                    rows.append(row)
+    finally:
+        server.close()
+    return table(["connections", *map(str, CONNECTIONS)], rows)
+
+
+def on_sqlite() -> str:
+    """16 readers, at first alone and then beside one writer."""
+    with TemporaryDirectory() as folder:
+        url = make_url(f"sqlite:///{folder}/bench.db")
+        OURS.run("alembic", "upgrade", "head", url=url)
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(text(FILL_SQLITE))
+        engine.dispose()
+        with OURS.start(url) as running:
+            load(running, "GET one", "warm", seconds=1, connections=16)
+            alone = load(running, "GET one", "alone", seconds=SECONDS, connections=16)
+            writes: list[Figure] = []
+
+            def write_on() -> None:
+                writes.append(load(running, "POST", "beside", seconds=SECONDS, connections=1))
+
+            writer = threading.Thread(target=write_on)
+            writer.start()
+            beside = load(running, "GET one", "beside", seconds=SECONDS, connections=16)
+            writer.join()
+    rows = [
+        ["16 readers alone", cell(alone)],
+        ["16 readers beside a writer", cell(beside)],
+        ["the writer", cell(writes[0])],
+    ]
+    return table(["SQLite", "one worker"], rows)
+
+
+def main() -> None:
+    OURS.install()
+    write(
+        "More workers, more connections",
+        f"{datetime.now(UTC):%Y-%m-%d}, {versions()}; the load and the database share the cores."
+        " Requests per second · p99 in ms · answers other than 2xx and broken connections.\n\n"
+        + on_postgresql()
+        + "\n"
+        + on_sqlite(),
+    )
+
+
+if __name__ == "__main__":
+    main()
