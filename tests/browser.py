@@ -1,0 +1,43 @@
+"""A real, headless Chromium for the tests: Debian's, driven by Playwright."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from playwright.sync_api import ConsoleMessage, Error, Page, Request, sync_playwright
+
+__all__ = ["CHROMIUM", "Page", "opened"]
+
+CHROMIUM = shutil.which("chromium")
+
+
+@contextmanager
+def opened() -> Iterator[Page]:
+    """A new page. It must have had no errors, and asked nobody but this machine."""
+    wrong: list[str] = []
+
+    def hear(line: ConsoleMessage) -> None:
+        if line.type == "error":
+            wrong.append(line.text)
+
+    def fail(error: Error) -> None:
+        wrong.append(str(error))
+
+    def ask(request: Request) -> None:
+        url = urlsplit(request.url)
+        if url.scheme not in ("data", "blob") and url.hostname != "127.0.0.1":
+            wrong.append(request.url)
+
+    with sync_playwright() as playwright:
+        # Chromium refuses to lock root, who runs tests in containers, into its sandbox.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("console", hear)
+        page.on("pageerror", fail)
+        page.on("request", ask)
+        try:
+            yield page
+        finally:
+            browser.close()
+    assert wrong == []
