@@ -1,0 +1,202 @@
+"""README.md and LESSONS.md, followed to the letter in a fresh copy of the tree.
+
+Every `sh` block is run, every `diff` applied, and what `console` and `log` blocks show is compared
+with what comes, ids, times and dates aside.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import SkipTest
+
+import httpx
+import pytest
+from postgres import free_port
+from service import ROOT, plain_environment
+from sybil import Document, Example
+from sybil.parsers.markdown import CodeBlockParser, SkipParser
+from test_deploy import copy_tree
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+# What no two runs have in common.
+VARYING = [
+    (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d([.,]\d+)?"), "TIME"),
+    (re.compile(r"(?m)^(date: ).*$"), r"\1DATE"),
+    (re.compile(r"(?m)^(content-length: ).*$"), r"\1LENGTH"),
+    (re.compile(r"\b[0-9a-f]{32}\b"), "ID"),
+    (re.compile(r"(?<=Unprocessable )(Entity|Content)"), "PHRASE"),  # the latter from 3.13 on
+    (re.compile(r"\d+\.\d+ ms|(?<=dur=)\d+\.\d+|(?<=in )\d+\.\d+s"), "DURATION"),
+]
+SERVERS = ("make run", "honcho start web")
+STARTED = "Application startup complete"
+
+
+def normal(text: str) -> str:
+    for pattern, name in VARYING:
+        text = pattern.sub(name, text)
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+class Newcomer:
+    """Does what a page says, in a copy of the tree, on a port of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tree = copy_tree(folder / "nutshell")
+        self.log = folder / "log"
+        self.log.touch()
+        self.port = free_port()
+        self.service: subprocess.Popen[bytes] | None = None
+        bin_folder = self.tree / ".venv/bin"
+        self.environment = plain_environment(bin_folder, PORT=self.port, HOME=str(folder))
+        # In a terminal, curl shows no progress.
+        (folder / ".curlrc").write_text("silent\n")
+        # How this machine reaches the packages.
+        self.environment |= {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith(("PIP_", "SSL_", "REQUESTS_"))
+        }
+        git = "git -c user.name=n -c user.email=n@example.com"
+        self.run(f"git init -q && git add -A && {git} commit -qm copy")
+
+    def run(self, command: str) -> str:
+        """What a shell prints that is given the command."""
+        done = subprocess.run(
+            ["bash", "-c", command.replace(":8000", f":{self.port}")],
+            cwd=self.tree,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        return done.stdout.replace(f":{self.port}", ":8000")
+
+    def sources(self) -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in self.tree.glob("*.py")}
+
+    def follow(self, command: str) -> str:
+        """Runs the command; when that has changed the code, the service is waited for."""
+        before, starts = self.sources(), self.starts()
+        printed = self.run(command)
+        if self.service is not None and self.sources() != before:
+            self.wait_until_up(starts + 1)
+        return printed
+
+    def starts(self) -> int:
+        return self.log.read_text().count(STARTED)
+
+    def wait_until_up(self, starts: int) -> None:
+        deadline = time.monotonic() + 120  # the first start makes the virtual environment
+        while True:
+            assert time.monotonic() < deadline, self.log.read_text()
+            assert self.service is not None
+            assert self.service.poll() is None, self.log.read_text()
+            time.sleep(0.1)
+            if self.starts() < starts:
+                continue
+            try:
+                httpx.get(f"http://127.0.0.1:{self.port}/healthz")
+            except httpx.TransportError:
+                continue
+            return
+
+    def start(self, command: str) -> None:
+        self.stop()
+        starts = self.starts()
+        with self.log.open("a") as log:
+            self.service = subprocess.Popen(
+                ["bash", "-c", f"exec env {command}"],
+                cwd=self.tree,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self.wait_until_up(starts + 1)
+
+    def stop(self) -> None:
+        if self.service is not None:
+            os.killpg(self.service.pid, signal.SIGTERM)  # as Ctrl-C in a terminal
+            self.service.wait(30)
+            self.service = None
+
+    # What to do with each kind of block; what they return says what was wrong.
+
+    def sh(self, example: Example) -> str | None:
+        *lines, last = [line.split("  #")[0].strip() for line in example.parsed.splitlines()]
+        if last.endswith(SERVERS):
+            for line in lines:
+                self.follow(line)
+            self.start(last)
+            return None
+        printed = self.follow("set -e\n" + example.parsed + "\necho 'DONE'")
+        return None if printed.endswith("DONE\n") else f"it failed:\n{printed}"
+
+    def console(self, example: Example) -> str | None:
+        wrong = []
+        for part in re.split(r"(?m)^\$ ", example.parsed)[1:]:
+            command, _, expected = part.partition("\n")
+            printed = self.follow(command)
+            if normal(printed) != normal(expected):
+                wrong.append(f"$ {command}\nwas to print\n{expected}\nbut printed\n{printed}")
+        return "\n".join(wrong) or None
+
+    def diff(self, example: Example) -> str | None:
+        change = self.tree / "change.diff"
+        change.write_text(example.parsed)
+        printed = self.follow("git apply --recount change.diff && echo DONE")
+        change.unlink()
+        return None if printed == "DONE\n" else f"it does not apply:\n{printed}"
+
+    def log_lines(self, example: Example) -> str | None:
+        deadline = time.monotonic() + 2
+        wanted = normal(example.parsed).splitlines()
+        while True:
+            seen = normal(self.log.read_text()).splitlines()
+            missing = [line for line in wanted if line not in seen]
+            if not missing:
+                return None
+            if time.monotonic() > deadline:
+                return f"not in the log: {missing}\n{seen[-5:]}"
+            time.sleep(0.1)
+
+    def stop_service(self, _: Example) -> None:
+        self.stop()
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
+    newcomer = Newcomer(tmp_path)
+    yield newcomer
+    newcomer.stop()
+
+
+@pytest.mark.parametrize("page", ["README.md", "LESSONS.md"])
+def test_page_does_what_it_says(newcomer: Newcomer, page: str) -> None:
+    evaluators = {
+        "sh": newcomer.sh,
+        "console": newcomer.console,
+        "diff": newcomer.diff,
+        "log": newcomer.log_lines,
+        "stop": newcomer.stop_service,
+    }
+    parsers = [CodeBlockParser(kind, evaluator) for kind, evaluator in evaluators.items()]
+    document = Document.parse(str(ROOT / page), *parsers, SkipParser())
+    examples = list(document.examples())
+    assert len(examples) > 2
+    for example in examples:
+        try:
+            example.evaluate()
+        except SkipTest as skipped:
+            print(f"{page}, line {example.line}: {skipped}")
+    kinds = re.findall(r"(?m)^```(\w+)$", document.text)
+    assert set(kinds) <= evaluators.keys(), "a block that nobody looks at"
