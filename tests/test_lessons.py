@@ -52,7 +52,7 @@ class Newcomer:
         self.port = free_port()
         self.service: subprocess.Popen[bytes] | None = None
         bin_folder = self.tree / ".venv/bin"
-        self.environment = plain_environment(bin_folder, PORT=self.port, HOME=str(folder))
+        self.environment = plain_environment(bin_folder, HOME=str(folder))
         # In a terminal, curl shows no progress.
         (folder / ".curlrc").write_text("silent\n")
         # How this machine reaches the packages.
@@ -64,10 +64,13 @@ class Newcomer:
         git = "git -c user.name=n -c user.email=n@example.com"
         self.run(f"git init -q && git add -A && {git} commit -qm copy")
 
+    def moved(self, command: str) -> str:
+        return re.sub(r"(?<=[:=])8000\b", str(self.port), command)
+
     def run(self, command: str) -> str:
         """What a shell prints that is given the command."""
         done = subprocess.run(
-            ["bash", "-c", command.replace(":8000", f":{self.port}")],
+            ["bash", "-c", self.moved(command)],
             cwd=self.tree,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -111,9 +114,11 @@ class Newcomer:
     def start(self, command: str) -> None:
         self.stop()
         starts = self.starts()
+        # Where a page names no port it means 8000. honcho by itself would take 5000.
+        command = command.replace("make run", "PORT=8000 make run")
         with self.log.open("a") as log:
             self.service = subprocess.Popen(
-                ["bash", "-c", f"exec env {command}"],
+                ["bash", "-c", f"exec env {self.moved(command)}"],
                 cwd=self.tree,
                 env=self.environment,
                 stdout=log,
