@@ -123,14 +123,15 @@ class Access(HTTPBearer):
             if not is_local(request):
                 raise HTTPException(403, "Only local calls are allowed until API_TOKEN is set.")
             return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        bearer = await super().__call__(request)
+        given = bearer.credentials if bearer else ""
         token = settings.api_token.get_secret_value()
-        if scheme.lower() != "bearer" or not secrets.compare_digest(given.encode(), token.encode()):
+        if not secrets.compare_digest(given.encode(), token.encode()):
             headers = {"WWW-Authenticate": "Bearer"}
             raise HTTPException(401, "Send the header Authorization: Bearer <token>.", headers)
 
 
-check_access = Access(scheme_name="HTTPBearer")
+check_access = Access(scheme_name="HTTPBearer", auto_error=False)
 
 
 # A POST that depends on IDEMPOTENT claims its key; IdempotentRoute stores the answer with it.
@@ -187,7 +188,7 @@ async def create_user(
     data: UserCreate, session: SessionDep, request: Request, response: Response
 ) -> User:
     """409 when another user has the `email`, whatever its case."""
-    user = User(**data.model_dump())
+    user = User(**data.model_dump())  # validated already, as `data`
     session.add(user)
     await session.commit()
     response.headers["Location"] = f"{request.base_url}users/{user.id}"

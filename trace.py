@@ -20,7 +20,6 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy import Engine, event
-from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 from starlette.datastructures import MutableHeaders
@@ -285,11 +284,6 @@ def readable(parameters: Any) -> str:
     return ", ".join(short(value) for value in parameters or ())
 
 
-def watch_engines(reader: AsyncEngine, writer: AsyncEngine) -> None:
-    watch_engine("reads", reader.sync_engine, autocommits=True)
-    watch_engine("writes", writer.sync_engine, autocommits=False)
-
-
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Lets go of the pages when the process is told to end, for it waits until they are gone."""
@@ -353,5 +347,6 @@ def watch(app: FastAPI, is_local: Callable[[Request], bool]) -> None:
 
     app.add_middleware(TraceRequests)
     app.include_router(router, dependencies=[Depends(check_local)])
-    watch_engines(database.reader, database.writer)
+    watch_engine("reads", database.reader.sync_engine, autocommits=True)
+    watch_engine("writes", database.writer.sync_engine, autocommits=False)
     event.listen(Session, "after_begin", count_session)

@@ -138,11 +138,6 @@ class Running:
         ]
         return sum(spent.user + spent.system for spent in times)
 
-    def memory(self) -> int:
-        """Resident bytes of all its processes."""
-        processes = (self.process, *self.process.children(recursive=True))
-        return sum(process.memory_info().rss for process in processes)
-
 
 UVICORN = ("uvicorn", "main:app", "--port", "{port}", "--no-access-log")
 

@@ -151,6 +151,7 @@ async def take_apart() -> str:
             "load page": load_page,
             "query": asking("/layers/page?limit=50"),
             "build": build,
+            "find": lambda: now(by_id, User, False),
             "build page": build_page,
             "validate": lambda: now(answer.validate_python, user, from_attributes=True),
             "validate page": lambda: now(answers.validate_python, rows, from_attributes=True),
@@ -173,7 +174,7 @@ async def take_apart() -> str:
         ),
         "session: made, handed over, closed": (seen["session"] - seen["parameters"],) * 2,
         "connection: out of the pool and back": (seen["checkout"],) * 2,
-        "statement: built": (0.0, seen["build page"]),
+        "statement: built": (seen["find"], seen["build page"]),
         "statement: executed (Core, psycopg, the wire)": (
             seen["execute one"] - seen["checkout"],
             seen["execute page"] - seen["checkout"],
