@@ -1,13 +1,9 @@
 """The session-per-request pattern, whole: two engines, and `get_session` that uses them."""
 
-import asyncio
-import socket
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, TypeVar, cast
 
-import psycopg
 from fastapi import Depends, Request
 from sqlalchemy import URL, Connection, bindparam, event, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -15,14 +11,12 @@ from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession as PlainSession
 from sqlmodel.sql.expression import SelectOfScalar
 
+from pool import FairPool, clear_deadline, set_deadline
 from settings import settings
 
 SAFE_METHODS = frozenset({"GET", "HEAD"})  # the safe ones that we route: RFC 9110, 9.2.1
 
 Row = TypeVar("Row")
-
-# Seconds for which a request may hold a connection. With the wait for one it stays below ten.
-DEADLINE = 5
 
 
 def make_engines(
@@ -30,6 +24,7 @@ def make_engines(
 ) -> tuple[AsyncEngine, AsyncEngine]:
     """The reader and the writer, a pool each. They connect on first use."""
     pool: dict[str, Any] = {
+        "poolclass": FairPool,
         "pool_size": pool_size,
         # No overflow: a request waits its turn, and never longer than these seconds.
         "max_overflow": 0,
@@ -61,25 +56,6 @@ def make_engines(
         event.listen(engine.sync_engine, "connect", prepare_sqlite)
     event.listen(writer.sync_engine, "begin", begin_immediate)
     return reader, writer
-
-
-def set_deadline(connection: Any, record: Any, _: object) -> None:
-    # A frozen database never answers, and what it is asked cannot be cancelled: to hang up is all
-    # that helps. The driver then reports a lost connection.
-    driver = connection.driver_connection
-    loop = asyncio.get_running_loop()
-    record.record_info["deadline"] = loop.call_later(DEADLINE, hang_up, driver)
-
-
-def clear_deadline(_: object, record: Any) -> None:
-    # There is none after a connection that could not be made.
-    if deadline := record.record_info.pop("deadline", None):
-        deadline.cancel()
-
-
-def hang_up(driver: psycopg.AsyncConnection) -> None:
-    with suppress(psycopg.Error, OSError), socket.fromfd(driver.fileno(), 0, 0) as copy:
-        copy.shutdown(socket.SHUT_RDWR)
 
 
 def prepare_sqlite(connection: Any, _: object) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from conftest import Engines, Wire, assert_problem, create
 from fastapi import FastAPI
-from sqlalchemy import text
+from sqlalchemy import URL, text
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -204,6 +204,42 @@ async def test_connections_return_to_the_pool(
     assert statuses == {200, 201, 404, 409, 422, 500}
     assert checked_out(engines) == 0
     assert len((await client.get("/items")).json()) == 20
+
+
+async def queue_up(url: URL, *names: str, give_up: int | None = None) -> list[str]:
+    """Who gets a pool's only connection, in turn. A newcomer asks when it has just come back."""
+    engine, _ = database.make_engines(url, 1)
+    served: list[str] = []
+
+    async def borrow(name: str) -> None:
+        async with asyncio.timeout(2), engine.connect():
+            served.append(name)
+            await asyncio.sleep(0)
+
+    held = await engine.connect()
+    waiting = []
+    for name in names:
+        waiting.append(asyncio.create_task(borrow(name)))
+        await asyncio.sleep(0.01)
+    await held.close()
+    # The first has its turn now, but has not woken up to it yet.
+    if give_up is not None:
+        waiting[give_up].cancel()
+    await borrow("newcomer")
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await engine.dispose()
+    return served
+
+
+async def test_connections_are_lent_in_the_order_in_which_they_are_asked_for(url: URL) -> None:
+    assert await queue_up(url, "first", "second") == ["first", "second", "newcomer"]
+
+
+@pytest.mark.parametrize(("give_up", "left"), [(0, "second"), (1, "first")])
+async def test_connection_is_not_lost_with_who_waits_for_it(
+    url: URL, give_up: int, left: str
+) -> None:
+    assert await queue_up(url, "first", "second", give_up=give_up) == [left, "newcomer"]
 
 
 async def test_get_locks_when_asked_and_never_else(
