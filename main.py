@@ -144,19 +144,22 @@ health = APIRouter(tags=["health"])
 
 async def read_page(
     query: SelectOfScalar[Any],
+    table: Any,
     page: Page,
     session: AsyncSession,
     request: Request,
     response: Response,
 ) -> Sequence[Any]:
-    """One page of `query` in id order. A further one is announced in `Link` (RFC 8288)."""
-    row_id = query.selected_columns.id
+    """One page of `query` by the ids of `table`. A further one is announced in `Link` (RFC 8288)."""
+    row_id = table.__table__.c.id
     ascending = page.order == "asc"
     if page.after is not None:
         query = query.where(row_id > page.after if ascending else row_id < page.after)
-    query = query.order_by(row_id if ascending else row_id.desc())
+    if page.offset:
+        query = query.offset(page.offset)
     # One row more than asked for tells whether there is a further page.
-    found = (await session.exec(query.offset(page.offset).limit(page.limit + 1))).all()
+    query = query.order_by(row_id if ascending else row_id.desc()).limit(page.limit + 1)
+    found = (await session.exec(query)).all()
     rows: Sequence[Any] = found[: page.limit]
     if len(found) > page.limit:
         parameters = {**request.query_params, "after": rows[-1].id}
@@ -174,7 +177,7 @@ async def list_users(
     query = select(*UserRead.columns(User))
     if page.email is not None:
         query = query.where(col(User.email) == page.email)
-    return await read_page(query, page, session, request, response)
+    return await read_page(query, User, page, session, request, response)
 
 
 @users.post(
@@ -244,7 +247,7 @@ async def list_user_posts(
 ) -> Sequence[Post]:
     """The user's posts in id order."""
     query = select(*PostRead.columns(Post)).where(col(Post.author_id) == user_id)
-    rows = await read_page(query, page, session, request, response)
+    rows = await read_page(query, Post, page, session, request, response)
     if not rows and await session.get(User, user_id) is None:
         raise HTTPException(404, "There is no user with this id.")
     return rows
@@ -282,7 +285,7 @@ async def list_posts(
     query = select(Post).options(joinedload(Post.author, innerjoin=True))
     if page.author_id is not None:
         query = query.where(col(Post.author_id) == page.author_id)
-    return await read_page(query, page, session, request, response)
+    return await read_page(query, Post, page, session, request, response)
 
 
 @posts.get("/posts/{post_id}", response_model=PostReadWithAuthor, responses=CACHED | problems(404))
@@ -345,7 +348,7 @@ async def list_todos(
         query = query.where(col(Todo.due_at) > page.due_after)
     if page.q is not None:
         query = query.where(col(Todo.title).icontains(page.q, autoescape=True))
-    return await read_page(query, page, session, request, response)
+    return await read_page(query, Todo, page, session, request, response)
 
 
 @todos.post(
@@ -414,7 +417,7 @@ async def list_items(
         query = query.where(col(Item.owner_id) == page.owner_id)
     if page.name is not None:
         query = query.where(col(Item.name) == page.name)
-    return await read_page(query, page, session, request, response)
+    return await read_page(query, Item, page, session, request, response)
 
 
 @items.post(
