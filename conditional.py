@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, HTTPException, Request, Response
 from pydantic.json_schema import SkipJsonSchema
 
-from database import SAFE_METHODS
+from database import SAFE_METHODS, AsyncSession
 from models import Post
 
 
@@ -36,6 +36,16 @@ class Conditions:
         """Raises 412 when the row has moved on. The row must be locked, that it cannot yet."""
         if self.if_match is not None and not names(self.if_match, etag(row)):
             raise HTTPException(412, "The row has changed since you read it; read it again.")
+
+    async def check_stored(
+        self, session: AsyncSession, entity: type[Any], ident: Any, **options: Any
+    ) -> None:
+        """`check` for a change that does not read the row. When it must be read, it is locked."""
+        if self.if_match is not None:
+            lock = {"of": entity}  # and not, say, a post's author
+            row = await session.get(entity, ident, with_for_update=lock, **options)
+            if row is not None:
+                self.check(row)
 
     def tag(self, row: Any) -> None:
         """Sets the `ETag` of the answer. On GET, raises 304 when the caller has it already."""

@@ -24,7 +24,7 @@ from fastapi_swagger import patch_fastapi  # type: ignore[import-untyped]
 from pydantic import BaseModel, Field
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import joinedload
+from sqlalchemy.orm import immediateload, joinedload
 from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -215,12 +215,10 @@ async def update_user(
     user_id: Id, data: UserUpdate, session: SessionDep, conditions: ConditionsDep
 ) -> User:
     """Changes the fields given and leaves the others alone; `bio` may be null. 409 as on create."""
-    # Locked until the commit: what is compared and changed here cannot change elsewhere meanwhile.
-    user = await session.get(User, user_id, with_for_update=True)
+    await conditions.check_stored(session, User, user_id)
+    user = await session.update(User, user_id, data.model_dump(exclude_unset=True))
     if user is None:
         raise HTTPException(404, "There is no user with this id.")
-    conditions.check(user)
-    user.sqlmodel_update(data.model_dump(exclude_unset=True))
     await session.commit()
     conditions.tag(user)
     return user
@@ -229,6 +227,7 @@ async def update_user(
 @users.delete("/users/{user_id}", status_code=204, responses=problems(404, 412))
 async def delete_user(user_id: Id, session: SessionDep, conditions: ConditionsDep) -> None:
     """Deletes the user's posts and todos too; their items stay, without an owner."""
+    # Locked until the commit: what is compared here cannot change elsewhere meanwhile.
     user = await session.get(User, user_id, with_for_update=True)
     if user is None:
         raise HTTPException(404, "There is no user with this id.")
@@ -308,13 +307,13 @@ async def update_post(
     post_id: Id, data: PostUpdate, session: SessionDep, conditions: ConditionsDep
 ) -> Post:
     """Changes the fields given and leaves the others alone."""
-    # The post alone is locked: its author is not what changes.
-    author = joinedload(Post.author, innerjoin=True)
-    post = await session.get(Post, post_id, options=[author], with_for_update={"of": Post})
+    joined = joinedload(Post.author, innerjoin=True)
+    await conditions.check_stored(session, Post, post_id, options=[joined])
+    changes = data.model_dump(exclude_unset=True)
+    author = immediateload(Post.author)  # an UPDATE joins nothing
+    post = await session.update(Post, post_id, changes, options=[author])
     if post is None:
         raise HTTPException(404, "There is no post with this id.")
-    conditions.check(post)
-    post.sqlmodel_update(data.model_dump(exclude_unset=True))
     await session.commit()
     conditions.tag(post)
     return post
@@ -387,11 +386,10 @@ async def update_todo(
 ) -> Todo:
     """Changes the fields given and leaves the others alone; `due_at` may be null. 409 as on
     create."""
-    todo = await session.get(Todo, todo_id, with_for_update=True)
+    await conditions.check_stored(session, Todo, todo_id)
+    todo = await session.update(Todo, todo_id, data.model_dump(exclude_unset=True))
     if todo is None:
         raise HTTPException(404, "There is no todo with this id.")
-    conditions.check(todo)
-    todo.sqlmodel_update(data.model_dump(exclude_unset=True))
     await session.commit()
     conditions.tag(todo)
     return todo
@@ -473,11 +471,10 @@ async def update_item(
 ) -> Item:
     """Changes the fields given and leaves the others alone; `description` and `owner_id` may be
     null. 409 as on create."""
-    item = await session.get(Item, item_id, with_for_update=True)
+    await conditions.check_stored(session, Item, item_id)
+    item = await session.update(Item, item_id, data.model_dump(exclude_unset=True))
     if item is None:
         raise HTTPException(404, "There is no item with this id.")
-    conditions.check(item)
-    item.sqlmodel_update(data.model_dump(exclude_unset=True))
     await session.commit()
     conditions.tag(item)
     return item

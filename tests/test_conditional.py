@@ -76,6 +76,40 @@ async def test_update_row_that_has_moved_on_fails(client: httpx.AsyncClient, pat
         assert response.status_code == 200
 
 
+async def test_update_that_changes_nothing_keeps_the_etag(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    first = await client.get(path)
+    for same in ({}, change(path, first.json()[next(iter(change(path)))])):
+        response = await client.patch(path, json=same)
+        assert response.headers["etag"] == first.headers["etag"]
+        assert response.json() == first.json()
+
+
+async def test_update_between_null_and_a_value_changes_the_etag(client: httpx.AsyncClient) -> None:
+    item = await create(client, "/items", name="a")
+    tags = [
+        (await client.patch(f"/items/{item['id']}", json=data)).headers["etag"]
+        for data in (
+            {"description": None},
+            {"description": "b"},
+            {"description": "b", "name": "a"},
+            {"description": None, "name": "a"},
+            {"description": None, "owner_id": None},
+        )
+    ]
+    assert tags == ['"1"', '"2"', '"2"', '"3"', '"3"']
+
+
+async def test_update_of_no_row_with_an_etag_is_not_found(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    await client.delete(path)
+    for headers in ({}, {"if-match": '"1"'}, {"if-match": "*"}):
+        for data in ({}, change(path)):
+            assert_problem(await client.patch(path, json=data, headers=headers), 404)
+
+
 async def test_delete_row_with_its_etag_succeeds(client: httpx.AsyncClient, path: str) -> None:
     tag = (await client.get(path)).headers["etag"]
     assert (await client.delete(path, headers={"if-match": tag})).status_code == 204
@@ -119,8 +153,8 @@ async def test_update_locks_the_row_before_it_compares(
     client: httpx.AsyncClient, path: str, wire: Wire
 ) -> None:
     wire.clear()
-    await client.patch(path, json=change(path))
-    begin, _, update, commit = wire.statements()
+    await client.patch(path, json=change(path), headers={"if-match": "*"})
+    begin, _, update, *_, commit = wire.statements()
     assert (begin.split()[0], update.split()[0], commit) == ("BEGIN", "UPDATE", "COMMIT")
     if wire.log is None:
         assert begin == "BEGIN IMMEDIATE"

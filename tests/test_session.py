@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 import database
 import main
 from database import SessionDep
-from models import Item
+from models import IdempotencyKey, Item
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ async def test_sqlite_writers_begin_immediate_and_readers_do_not(
         pytest.skip("PostgreSQL has no BEGIN IMMEDIATE")
     await client.patch(f"/users/{user['id']}", json={"name": "Ada King"})
     wire.clear()
-    await client.patch(f"/users/{user['id']}", json={"name": "Ada"})
+    await client.patch(f"/users/{user['id']}", json={"name": "Ada"}, headers={"if-match": "*"})
     statements = wire.statements()
     assert statements[0] == "BEGIN IMMEDIATE"
     assert wire.verbs() == ["BEGIN", "SELECT", "UPDATE", "COMMIT"]
@@ -260,3 +260,30 @@ async def test_get_locks_when_asked_and_never_else(
             assert await session.get(Item, item["id"] + 1) is None
         if wire.log is not None:
             assert locks() - before == sum(options.values())
+
+
+async def test_update_shows_in_the_row_that_was_read_before(
+    client: httpx.AsyncClient, engines: Engines
+) -> None:
+    item = await create(client, "/items", name="Engine")
+    async with database.AsyncSession(engines.writer) as session:
+        row = await session.get(Item, item["id"])
+        assert row is not None
+        assert await session.update(Item, item["id"], {"name": "Difference engine"}) is row
+        assert (row.name, row.version) == ("Difference engine", 2)
+        assert await session.update(Item, item["id"], {}) is row
+        assert await session.update(Item, item["id"] + 1, {"name": "None"}) is None
+        await session.commit()
+    stored = await client.get(f"/items/{item['id']}")
+    assert stored.json() == item | {"name": "Difference engine"}
+
+
+async def test_update_does_without_a_version(session: AsyncSession, engines: Engines) -> None:
+    key = IdempotencyKey(key="a", request="b", status=201, headers={}, body=b"")
+    async with database.AsyncSession(engines.writer) as writing:
+        writing.add(key)
+        await writing.flush()
+        assert await writing.update(IdempotencyKey, "a", {"status": 204, "headers": {"a": "b"}})
+        await writing.commit()
+    (stored,) = (await session.exec(select(IdempotencyKey))).all()
+    assert (stored.status, stored.headers, stored.request) == (204, {"a": "b"}, "b")
