@@ -25,8 +25,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import immediateload, joinedload
-from sqlmodel import col, select
-from sqlmodel.sql.expression import SelectOfScalar
+from sqlmodel import col
 
 import database
 from conditional import CACHED, TAGGED, ConditionsDep, etag
@@ -143,23 +142,10 @@ health = APIRouter(tags=["health"])
 
 
 async def read_page(
-    query: SelectOfScalar[Any],
-    table: Any,
-    page: Page,
-    session: AsyncSession,
-    request: Request,
-    response: Response,
+    query: Any, page: Page, session: AsyncSession, request: Request, response: Response
 ) -> Sequence[Any]:
-    """One page of `query` by the ids of `table`. A further one is announced in `Link` (RFC 8288)."""
-    row_id = table.__table__.c.id
-    ascending = page.order == "asc"
-    if page.after is not None:
-        query = query.where(row_id > page.after if ascending else row_id < page.after)
-    if page.offset:
-        query = query.offset(page.offset)
-    # One row more than asked for tells whether there is a further page.
-    query = query.order_by(row_id if ascending else row_id.desc()).limit(page.limit + 1)
-    found = (await session.exec(query)).all()
+    """The rows of `query`, a selection from `page`. A further page is announced in `Link` (RFC 8288)."""
+    found = (await session.exec(query, params=page.values())).all()
     rows: Sequence[Any] = found[: page.limit]
     if len(found) > page.limit:
         parameters = {**request.query_params, "after": rows[-1].id}
@@ -174,10 +160,10 @@ async def list_users(
     page: Annotated[UserFilter, Query()], session: SessionDep, request: Request, response: Response
 ) -> Sequence[User]:
     """Users in id order; `email` finds the one with that address, whatever its case."""
-    query = select(*UserRead.columns(User))
+    query = page.select(User, UserRead)
     if page.email is not None:
         query = query.where(col(User.email) == page.email)
-    return await read_page(query, User, page, session, request, response)
+    return await read_page(query, page, session, request, response)
 
 
 @users.post(
@@ -245,8 +231,8 @@ async def list_user_posts(
     response: Response,
 ) -> Sequence[Post]:
     """The user's posts in id order."""
-    query = select(*PostRead.columns(Post)).where(col(Post.author_id) == user_id)
-    rows = await read_page(query, Post, page, session, request, response)
+    query = page.select(Post, PostRead).where(col(Post.author_id) == user_id)
+    rows = await read_page(query, page, session, request, response)
     if not rows and await session.get(User, user_id) is None:
         raise HTTPException(404, "There is no user with this id.")
     return rows
@@ -281,10 +267,10 @@ async def list_posts(
 ) -> Sequence[Post]:
     """Posts in id order, each with its author."""
     # One statement however many posts: the author is joined, never fetched post by post.
-    query = select(Post).options(joinedload(Post.author, innerjoin=True))
+    query = page.select(Post).options(joinedload(Post.author, innerjoin=True))
     if page.author_id is not None:
         query = query.where(col(Post.author_id) == page.author_id)
-    return await read_page(query, Post, page, session, request, response)
+    return await read_page(query, page, session, request, response)
 
 
 @posts.get("/posts/{post_id}", response_model=PostReadWithAuthor, responses=CACHED | problems(404))
@@ -336,7 +322,7 @@ async def list_todos(
     page: Annotated[TodoFilter, Query()], session: SessionDep, request: Request, response: Response
 ) -> Sequence[Todo]:
     """Todos in id order. Those without `due_at` are due neither before nor after any instant."""
-    query = select(*TodoRead.columns(Todo))
+    query = page.select(Todo, TodoRead)
     if page.owner_id is not None:
         query = query.where(col(Todo.owner_id) == page.owner_id)
     if page.done is not None:
@@ -347,7 +333,7 @@ async def list_todos(
         query = query.where(col(Todo.due_at) > page.due_after)
     if page.q is not None:
         query = query.where(col(Todo.title).icontains(page.q, autoescape=True))
-    return await read_page(query, Todo, page, session, request, response)
+    return await read_page(query, page, session, request, response)
 
 
 @todos.post(
@@ -410,12 +396,12 @@ async def list_items(
     page: Annotated[ItemFilter, Query()], session: SessionDep, request: Request, response: Response
 ) -> Sequence[Item]:
     """Items in id order; `name` finds the items of exactly that name."""
-    query = select(*ItemRead.columns(Item))
+    query = page.select(Item, ItemRead)
     if page.owner_id is not None:
         query = query.where(col(Item.owner_id) == page.owner_id)
     if page.name is not None:
         query = query.where(col(Item.name) == page.name)
-    return await read_page(query, Item, page, session, request, response)
+    return await read_page(query, page, session, request, response)
 
 
 @items.post(

@@ -42,7 +42,7 @@ def counted() -> Iterator[list[int]]:
 REQUESTS = [
     ("GET", "/healthz", None, [], 1060),
     ("GET", "/users/{id}", None, ["SELECT"], 2150),
-    ("GET", "/users?limit=50", None, ["SELECT"], 2650),
+    ("GET", "/users?limit=50", None, ["SELECT"], 2480),
     ("POST", "/users", {"name": "Ada"}, ["BEGIN", "INSERT", "COMMIT"], 3500),
     ("PATCH", "/users/{id}", {"name": "Ada {n}"}, ["BEGIN", "UPDATE", "COMMIT"], 3150),
 ]
