@@ -27,7 +27,7 @@ check: .venv/bench
 	$(BIN)/ruff check
 	$(BIN)/mypy --strict *.py migrations tests bench/*.py
 
-# Beside its peers: wrk must be installed, node may be. Six minutes; writes bench/results.md.
+# Beside its peers: wrk must be installed, node may be. Eight minutes; writes bench/results.md.
 bench: .venv/bench
 	$(BIN)/python bench/run.py
 

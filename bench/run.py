@@ -25,8 +25,8 @@ from report import table, versions, write
 
 OPERATIONS = ["GET one", "list of 50", "POST", "PATCH"]
 ROWS = 10_000
-ROUNDS = 3
-SECONDS = 4
+ROUNDS = 5
+SECONDS = 3
 CONNECTIONS = 16
 FILL = f"""
 INSERT INTO users (email, name, bio, created_at)
