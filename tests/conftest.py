@@ -122,7 +122,7 @@ class Wire:
     """The statements that reached the database, as the database itself reports them."""
 
     def __init__(self, engines: Engines, postgres: Postgres | None) -> None:
-        self.log = postgres and postgres.log
+        self.log = postgres.log if postgres else None
         self.seen: list[str] = []
         if self.log is None:
             for engine in (engines.reader, engines.writer):

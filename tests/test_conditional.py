@@ -158,3 +158,6 @@ async def test_update_locks_the_row_before_it_compares(
     assert (begin.split()[0], update.split()[0], commit) == ("BEGIN", "UPDATE", "COMMIT")
     if wire.log is None:
         assert begin == "BEGIN IMMEDIATE"
+    else:
+        lock = f"FOR UPDATE OF {path.split('/')[1]}"
+        assert lock in wire.log.read_bytes()[wire.offset :].decode()
