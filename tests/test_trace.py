@@ -135,7 +135,7 @@ def test_cards_show_the_statements_in_order(page: Page, service: Service) -> Non
         assert "SELECT" in seen[1][1]
 
         path = f"/users/{created.json()['id']}"
-        client.patch(path, json={"name": "Ada King"})
+        client.patch(path, json={"name": "Ada King"}, headers={"if-match": "*"})
         seen = steps(page, path)
         kinds = ["pool", "BEGIN", "statement", "statement", "COMMIT", *ends]
         assert [kind for kind, _ in seen] == kinds
