@@ -129,6 +129,8 @@ def install(candidates: list[Candidate]) -> list[Candidate]:
         try:
             candidate.install()
         except RuntimeError as reason:
+            if candidate is OURS:
+                raise
             say(f"without {candidate.title}: {reason}")
         else:
             able.append(candidate)
