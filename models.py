@@ -100,7 +100,8 @@ Email = Annotated[
 Instant = Annotated[AwareDatetime, BeforeValidator(date_and_time), AfterValidator(to_utc)]
 
 
-# An UPDATE or DELETE by a session names the version it has read and fails when that has moved on.
+# What a session writes at its flush names the version it has read, and fails when that has moved
+# on. `AsyncSession.update` in database.py counts it in the statement.
 VERSIONED: Any = declared_attr.directive(
     lambda table: {"version_id_col": table.__table__.c.version}
 )
@@ -123,7 +124,7 @@ class Page(SQLModel):
     def select(self, table: type[SQLModel], shown: type[SQLModel] | None = None) -> Any:
         """These rows, of a table; of those only the columns that `shown` shows.
 
-        Columns cost a third less than objects, which nobody would change.
+        Columns cost less than objects, which nobody would change: bench/results.md.
         """
         return select_page(table, shown, self.order, self.after is not None, self.offset > 0)
 
