@@ -1,5 +1,6 @@
 """The contract of the platforms: the Procfile's own lines, run as each platform runs them."""
 
+import asyncio
 import json
 import os
 import re
@@ -14,16 +15,20 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
+import uvicorn
+import uvloop
 import yaml
 from postgres import PASSWORD, Postgres, free_port
 from service import BEARER, ROOT, TOKEN, Service, Variables, plain_environment, procfile
 from sqlalchemy import URL
+
+from serve import listen
 
 pytestmark = pytest.mark.slow
 
@@ -437,6 +442,31 @@ def test_idle_connection_outlasts_the_routers(tree: Path, production: Bin, migra
         connection.settimeout(5)
         connection.sendall(request)
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_each_turn_of_the_loop_takes_on_as_many_callers_as_there_are_listeners() -> None:
+    """Else those who come at once to a busy worker wait for a long turn each."""
+    config = uvicorn.Config("main:app", port=0, lifespan="off", log_config=None)
+    config.load()
+    server = uvicorn.Server(config)
+    listeners = listen(config)
+
+    async def count_turns(callers: int) -> int:
+        serving = asyncio.create_task(server.serve(listeners))
+        await asyncio.sleep(0.2)
+        assert server.started
+        turns = 0
+        with ExitStack() as stack:
+            for _ in range(callers):
+                stack.enter_context(socket.create_connection(listeners[0].getsockname()))
+            while len(server.server_state.connections) < callers:
+                await asyncio.sleep(0)
+                turns += 1
+        server.should_exit = True
+        await serving
+        return turns
+
+    assert uvloop.run(count_turns(64)) <= 5
 
 
 def test_forwarded_proto_gives_https(tree: Path, production: Bin, migrated: URL) -> None:
