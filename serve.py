@@ -16,8 +16,6 @@ from settings import settings
 # Who calls, and with what, is nobody's business who reads the log.
 EMAIL = re.compile(r"[^\s'\"(=/]+(?:@|%40)[^\s'\")&/]+")
 
-LISTENERS = 1 if sys.platform == "win32" else 16  # which has no uvloop
-
 
 class Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
@@ -88,10 +86,13 @@ def listen(config: uvicorn.Config) -> list[socket]:
     """One port, and many sockets: uvloop takes one new connection from each per turn of its loop.
 
     The turns of a busy loop are long. Of 256 callers that came at once the last waited for 1.2 to
-    2.6 s with one socket, and with 16 for 0.2 to 0.4 s, as if all had been connected before.
+    2.6 s with one socket, and with 16 for 0.2 to 0.4 s, as if all had been connected before. Among
+    workers one socket is better: with 16 a single worker would take all who come at once.
     """
     listener = config.bind_socket()
-    return [listener, *(listener.dup() for _ in range(LISTENERS - 1))]
+    if config.workers > 1 or sys.platform == "win32":  # Windows has no uvloop
+        return [listener]
+    return [listener, *(listener.dup() for _ in range(15))]
 
 
 def serve(*, reload: bool) -> None:
