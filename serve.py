@@ -86,8 +86,8 @@ def listen(config: uvicorn.Config) -> list[socket]:
     """One port, and many sockets: uvloop takes one new connection from each per turn of its loop.
 
     The turns of a busy loop are long. Of 256 callers that came at once the last waited for 1.2 to
-    2.6 s with one socket, and with 16 for 0.2 to 0.4 s, as if all had been connected before. Among
-    workers one socket is better: with 16 a single worker would take all who come at once.
+    2.6 s with one socket, and with 16 for 0.2 to 0.4 s, as if all had been connected before. Several
+    workers share one: with more of them, one worker more often takes all who come at once.
     """
     listener = config.bind_socket()
     if config.workers > 1 or sys.platform == "win32":  # Windows has no uvloop
