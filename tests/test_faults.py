@@ -282,8 +282,11 @@ def test_killed_worker_loses_and_doubles_nothing(server: Postgres) -> None:
         try:
             for _ in range(4):
                 time.sleep(1.5)
-                victim, *_ = workers(running.process.pid)
-                os.kill(victim, signal.SIGKILL)
+                deadline = time.monotonic() + 20
+                while not (alive := workers(running.process.pid)):  # a slow start: none as yet
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+                os.kill(alive[0], signal.SIGKILL)
             time.sleep(2)
         finally:
             stop.set()
