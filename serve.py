@@ -85,9 +85,9 @@ class Supervisor(Multiprocess):
 def listen(config: uvicorn.Config) -> list[socket]:
     """One port, and many sockets: uvloop takes one new connection from each per turn of its loop.
 
-    The turns of a busy loop are long. Of 256 callers that came at once the last waited for 1.2 to
-    2.6 s with one socket, and with 16 for 0.2 to 0.4 s, as if all had been connected before. Several
-    workers share one: with more of them, one worker more often takes all who come at once.
+    The turns of a busy loop are long. With one socket the last of 256 callers who came at once waited
+    four to six times as long as over a connection that was open already; with 16 about as long.
+    Several workers share one: with more of them, one worker more often takes all who come at once.
     """
     listener = config.bind_socket()
     if config.workers > 1 or sys.platform == "win32":  # Windows has no uvloop
