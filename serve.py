@@ -4,6 +4,7 @@ import logging.config
 import os
 import re
 import sys
+from contextlib import suppress
 from socket import socket
 from typing import Any
 
@@ -87,12 +88,10 @@ def listen(config: uvicorn.Config) -> list[socket]:
 
     The turns of a busy loop are long. With one socket the last of 256 callers who came at once waited
     four to six times as long as over a connection that was open already; with 16 about as long.
-    Several workers share one: with more of them, one worker more often takes all who come at once.
     """
     listener = config.bind_socket()
-    if config.workers > 1 or sys.platform == "win32":  # Windows has no uvloop
-        return [listener]
-    return [listener, *(listener.dup() for _ in range(15))]
+    more = 0 if sys.platform == "win32" else 15  # Windows has no uvloop
+    return [listener, *(listener.dup() for _ in range(more))]
 
 
 def serve(*, reload: bool) -> None:
@@ -118,9 +117,11 @@ def serve(*, reload: bool) -> None:
         return
     config = uvicorn.Config(**options)
     if settings.web_concurrency > 1:
-        Supervisor(config, listen(config)).run()
+        # One socket: with more, one worker more often takes all callers who come at once.
+        Supervisor(config, [config.bind_socket()]).run()
     else:
-        uvicorn.Server(config).run(listen(config))
+        with suppress(KeyboardInterrupt):  # as uvicorn.run does: Ctrl-C during the start
+            uvicorn.Server(config).run(listen(config))
 
 
 if __name__ == "__main__":

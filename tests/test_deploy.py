@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -418,6 +419,27 @@ def test_signal_ends_the_process_though_a_request_never_finishes(
         service.process.send_signal(signal.SIGTERM)
         service.process.wait(25)
         assert isinstance(call.exception(30) or call.result(), httpx.HTTPError | httpx.Response)
+
+
+def test_interrupt_while_the_database_is_migrated_ends_quietly(
+    tree: Path, production: Bin, tmp_path: Path
+) -> None:
+    file = tmp_path / "test.db"
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    service = Service({"DATABASE_URL": f"sqlite:///{file}"}, tree=tree, bin_folder=production)
+    with ExitStack() as stack:
+        stack.push(service)
+        stack.callback(other.close)
+        while "Waiting for application startup" not in service.log.read_text():
+            assert time.monotonic() < service.started + 20
+            time.sleep(0.02)
+        service.process.send_signal(signal.SIGINT)
+        other.execute("ROLLBACK")
+        service.process.wait(20)
+        log = service.log.read_text()
+        assert "Application shutdown complete" in log
+        assert "Traceback" not in log
 
 
 # The connections
