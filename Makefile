@@ -2,30 +2,30 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test slow soak fuzz check pins footprint bench layers scale screenshot
+.PHONY: run test slow soak fuzz check pins footprint bench layers scale mutants screenshot
 
 run: .venv/run
-	TRACE=1 $(BIN)/python serve.py --reload
+	TRACE=1 $(BIN)/python -m nutshell --reload
 
 test: .venv/dev
-	$(BIN)/pytest -m "not slow and not soak"
+	$(BIN)/pytest -m "not slow and not soak" --cov
 
 slow: .venv/dev
-	$(BIN)/pytest -m slow --no-cov -v -rPs
+	$(BIN)/pytest -m slow -v -rPs
 
 # SOAK_SECONDS (600) of load, and lists of a million rows.
 soak: .venv/dev
-	$(BIN)/pytest -m soak --no-cov -n 0 --timeout 0 -rP
+	$(BIN)/pytest -m soak -n 0 --timeout 0 -rP
 
 # For as long as one likes: FUZZ_EXAMPLES inputs for each operation and phase, a new seed each time.
 fuzz: .venv/dev
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} \
-		$(BIN)/pytest -m slow --no-cov -n 2 --timeout 0 -rP tests/test_fuzz.py
+		$(BIN)/pytest -m slow -n 2 --timeout 0 -rP tests/test_fuzz.py
 
-check: .venv/bench
+check: .venv/dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check
-	$(BIN)/mypy --strict *.py migrations tests bench/*.py
+	$(BIN)/mypy --strict *.py nutshell migrations tests bench/*.py
 
 # Beside its peers: wrk must be installed, node may be. Eight minutes; writes bench/results.md.
 bench: .venv/bench
@@ -38,6 +38,10 @@ layers scale: .venv/bench
 # The live view in docs/, light and dark. Needs Debian's chromium.
 screenshot: .venv/dev
 	$(BIN)/python tests/screenshot.py
+
+# Changes the code at random, and tells which changes no test notices: MUTANTS of them (100).
+mutants: .venv/bench
+	$(BIN)/python bench/mutants.py
 
 footprint:
 	$(PYTHON) -m venv --clear .venv-production

@@ -13,8 +13,9 @@ from typing import Self
 
 import httpx
 import psutil
-from postgres import free_port
 from sqlalchemy import URL
+
+from nutshell.tests.postgres import free_port
 
 ROOT = Path(__file__).parents[1]
 PEERS = Path(__file__).with_name("peers")
@@ -144,7 +145,7 @@ UVICORN = ("uvicorn", "main:app", "--port", "{port}", "--no-access-log")
 OURS = Candidate(
     "nutshell",
     "Nutshell",
-    ("python", "serve.py"),
+    ("python", "-m", "nutshell"),
     ROOT,
     variables={"API_TOKEN": TOKEN, "POOL_SIZE": str(POOL)},
 )

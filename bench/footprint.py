@@ -21,7 +21,7 @@ STARTS = 5
 # Imports what a worker, a release and an e-mail address import, then names what nobody wanted.
 UNUSED = """
 import sys, importlib.metadata
-import main, serve, uvloop, httptools, psycopg, aiosqlite, alembic.command
+import main, nutshell.__main__, uvloop, httptools, psycopg, aiosqlite, alembic.command
 from uvicorn.protocols.http import httptools_impl
 files = {module.__file__ for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
 for package in importlib.metadata.distributions():
@@ -51,7 +51,7 @@ def start(folder: str) -> tuple[float, int]:
     environment = os.environ | {"PORT": str(PORT), "DATABASE_URL": f"sqlite:///{folder}/test.db"}
     began = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "serve.py"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "nutshell"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
     )
     try:
         while True:

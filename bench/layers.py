@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 ROOT = Path(__file__).parents[1]
-sys.path += [str(ROOT), str(ROOT / "tests")]
+sys.path.append(str(ROOT))
 
 import uvloop
-from postgres import Postgres
 from report import table, versions, write
 from run import FILL
+
+from nutshell.tests.postgres import Postgres
 
 ROUNDS = 7
 TIMES = 300
@@ -42,41 +43,44 @@ async def measure(layers: dict[str, Callable[[], Awaitable[Any]]]) -> dict[str, 
 
 
 async def take_apart() -> str:
-    from asgi import call
-    from fastapi import Depends, Query
+    from fastapi import Query
     from pydantic import TypeAdapter
     from sqlalchemy import bindparam, select
+    from sqlmodel.ext.asyncio.session import AsyncSession
     from uvicorn import Config
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
     from uvicorn.server import ServerState
 
-    import database
     import main
-    from conditional import ConditionsDep
-    from database import AsyncSession, SessionDep, by_id, reader
-    from models import Id, User, UserFilter, UserRead, select_page
+    from models import User, UserFilter, UserRead
+    from nutshell.database import SessionDep, reader
+    from nutshell.fields import Id
+    from nutshell.paging import as_dicts
+    from nutshell.tests.asgi import call
 
     # Routes that stop after a layer.
-    @main.app.get("/layers/access", dependencies=[Depends(main.check_access)])
+    @main.app.get("/layers/access")
     async def access() -> None: ...
 
-    @main.app.get("/layers/{user_id}/read", dependencies=[Depends(main.check_access)])
-    async def read(user_id: Id, conditions: ConditionsDep) -> None: ...
+    @main.app.get("/layers/{user_id}/read")
+    async def read(user_id: Id) -> None: ...
 
-    @main.app.get("/layers/{user_id}/session", dependencies=[Depends(main.check_access)])
-    async def session(user_id: Id, conditions: ConditionsDep, session: SessionDep) -> None: ...
+    @main.app.get("/layers/{user_id}/session")
+    async def session(user_id: Id, session: SessionDep) -> None: ...
 
-    @main.app.get("/layers/page", dependencies=[Depends(main.check_access)])
+    @main.app.get("/layers/page")
     async def read_query(page: Annotated[UserFilter, Query()]) -> None: ...
 
+    engine = reader.engine
     users: Any = User.__table__  # type: ignore[attr-defined]
     one = select(users).where(users.c.id == bindparam("id"))
     fifty = UserFilter()
     page = fifty.select(User, UserRead)
-    async with AsyncSession(reader) as opened:
-        user = await opened.get(User, 77)
-        rows = (await opened.exec(page, params=fifty.values())).all()
+    async with AsyncSession(engine) as opened:
+        user = await opened.get_one(User, 77)
+        rows = as_dicts(await opened.exec(page))
     answer, answers = TypeAdapter(UserRead), TypeAdapter(list[UserRead])
+    shown_one = answer.validate_python(user, from_attributes=True)
     shown = answers.validate_python(rows, from_attributes=True)
 
     def asking(target: str) -> Callable[[], Awaitable[Any]]:
@@ -109,30 +113,24 @@ async def take_apart() -> str:
         await asyncio.sleep(0)
 
     async def open_session() -> None:
-        async with AsyncSession(reader):
+        async with AsyncSession(engine):
             pass
 
     async def connect() -> None:
-        async with reader.connect():
+        async with engine.connect():
             pass
 
     async def execute(query: Any, parameters: dict[str, Any]) -> None:
-        async with reader.connect() as connection:
+        async with engine.connect() as connection:
             (await connection.execute(query, parameters)).all()
 
     async def load() -> None:
-        async with AsyncSession(reader) as session:
-            await session.get(User, 77)
+        async with AsyncSession(engine) as session:
+            await session.get_one(User, 77)
 
     async def load_page() -> None:
-        async with AsyncSession(reader) as session:
-            (await session.exec(page, params=fifty.values())).all()
-
-    async def build() -> None:
-        by_id.__wrapped__(User, False)
-
-    async def build_page() -> None:
-        select_page.__wrapped__(User, UserRead, "asc", False, False)
+        async with AsyncSession(engine) as session:
+            as_dicts(await session.exec(page))
 
     async def now(function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
         function(*arguments, **options)
@@ -147,41 +145,37 @@ async def take_apart() -> str:
             "open": open_session,
             "checkout": connect,
             "execute one": lambda: execute(one, {"id": 77}),
-            "execute page": lambda: execute(page, fifty.values()),
+            "execute page": lambda: execute(page, {}),
             "load": load,
             "load page": load_page,
             "query": asking("/layers/page?limit=50"),
-            "build": build,
-            "find": lambda: now(by_id, User, False),
-            "build page": build_page,
-            "find page": lambda: now(fifty.select, User, UserRead),
+            "build page": lambda: now(fifty.select, User, UserRead),
             "validate": lambda: now(answer.validate_python, user, from_attributes=True),
             "validate page": lambda: now(answers.validate_python, rows, from_attributes=True),
-            "serialize": lambda: now(answer.dump_json, user),
+            "serialize": lambda: now(answer.dump_json, shown_one),
             "serialize page": lambda: now(answers.dump_json, shown),
             "GET one": asking("/users/77"),
             "list of 50": asking("/users?limit=50"),
         }
     )
-    await database.reader.dispose()
-    await database.writer.dispose()
+    await engine.dispose()
     framework = seen["framework"]
     ours = {
         "server: uvicorn's HTTP, without the sockets": (seen["server"],) * 2,
         "framework: middleware, log line, routing": (framework,) * 2,
-        "dependencies: who may call": (seen["access"] - framework,) * 2,
-        "dependencies: path and headers; query": (
+        "who may call": (seen["access"] - framework,) * 2,
+        "parameters: path; query": (
             seen["parameters"] - seen["access"],
             seen["query"] - seen["access"],
         ),
-        "session: made, handed over, closed": (seen["session"] - seen["parameters"],) * 2,
+        "session: its turn, made, handed over, closed": (seen["session"] - seen["parameters"],) * 2,
         "connection: out of the pool and back": (seen["checkout"],) * 2,
-        "statement: built": (seen["find"], seen["find page"]),
+        "statement: built (of GET one: in the next but one)": (0, seen["build page"]),
         "statement: executed (Core, psycopg, the wire)": (
             seen["execute one"] - seen["checkout"],
             seen["execute page"] - seen["checkout"],
         ),
-        "rows to objects, and the session's part in it": (
+        "rows to objects or dicts, and the session's part in it": (
             seen["load"] - seen["open"] - seen["execute one"],
             seen["load page"] - seen["open"] - seen["execute page"],
         ),
@@ -194,10 +188,7 @@ async def take_apart() -> str:
     rest = [f"{whole - known:.0f}" for whole, known in zip(wholes, sums, strict=True)]
     lines.append(["the rest, by subtraction", *rest])
     lines.append(["**whole request**", *(f"**{whole:.0f}**" for whole in wholes)])
-    return table(["layer", "GET one", "list of 50"], lines) + (
-        f"\nBuilding the statements anew each time would add {seen['build']:.0f} and"
-        f" {seen['build page']:.0f} µs, and the search for their cached forms.\n"
-    )
+    return table(["layer", "GET one", "list of 50"], lines)
 
 
 def main() -> None:
@@ -207,14 +198,14 @@ def main() -> None:
         os.environ |= {"DATABASE_URL": url, "POOL_SIZE": "10"}
         from alembic import command
 
-        import main
-        import serve
+        from nutshell.__main__ import LOGGING
+        from nutshell.app import MIGRATIONS
 
-        command.upgrade(main.MIGRATIONS, "head")
+        command.upgrade(MIGRATIONS, "head")
         server.execute(FILL, "filled")
         with open(os.devnull, "w") as nowhere:
             sys.stdout, terminal = nowhere, sys.stdout
-            logging.config.dictConfig(serve.LOGGING)
+            logging.config.dictConfig(LOGGING)
             sys.stdout = terminal
             gc.collect()
             gc.freeze()

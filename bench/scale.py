@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1]))
 
 from candidates import OURS
-from postgres import Postgres
 from report import table, versions, write
 from run import FILL, ROWS, Figure, load
 from sqlalchemy import create_engine, make_url, text
+
+from nutshell.tests.postgres import Postgres
 
 SECONDS = 4
 WORKERS = [1, 2]
@@ -20,8 +21,8 @@ CONNECTIONS = [1, 16, 64, 256]
 OPERATIONS = ["GET one", "POST"]
 FILL_SQLITE = f"""
 WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {ROWS})
-INSERT INTO users (email, name, bio, created_at, version)
-    SELECT 'user' || n || '@example.com', 'User ' || n, 'The bio', '2030-01-01 00:00:00', 1
+INSERT INTO users (email, name, bio, created_at)
+    SELECT 'user' || n || '@example.com', 'User ' || n, 'The bio', '2030-01-01 00:00:00'
     FROM numbers
 """
 

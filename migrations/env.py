@@ -10,9 +10,10 @@ from sqlalchemy import Connection, NullPool, create_engine, event, text
 from sqlmodel import SQLModel
 
 import models  # noqa: F401 (its tables register themselves with SQLModel.metadata)
-from settings import settings
+import nutshell.idempotency  # noqa: F401 (and so does its table)
+from nutshell.settings import settings
 
-MIGRATION_LOCK = 7_305_808_869  # any number, as long as nothing else locks it
+MIGRATION_LOCK = 7_305_808_869  # any number that nothing else locks
 
 PATIENCE = 60  # seconds to wait for other processes that migrate the same SQLite file
 
@@ -22,9 +23,10 @@ if context.config.cmd_opts is not None and context.config.config_file_name is no
 
 
 def use_wal(connection: sqlite3.Connection, _: object) -> None:
-    """The file remembers this journal, in which readers and the writer do not wait for each other.
+    """Sets the journal in which readers and the writer do not wait for each other.
 
-    While another process has the file open the change can fail at once, whatever the timeout.
+    The file remembers it. While another process has the file open the change can fail at once,
+    whatever the timeout.
     """
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -43,7 +45,7 @@ def begin_immediate(connection: Connection) -> None:
 
 
 def include_name(name: str | None, kind: str, _: object) -> bool:
-    # Not every database has this one, so the models do not speak of it: see revision 0005.
+    # Not every database has this index, so the models do not name it: see revision 0004.
     return not (kind == "index" and name == "ix_todos_title_trigrams")
 
 
@@ -54,7 +56,7 @@ def migrate() -> None:
     engine = create_engine(url, poolclass=NullPool, connect_args=connect_args)
     if sqlite:
         event.listen(engine, "connect", use_wal)
-        # Python's driver leaves DDL outside of transactions unless it is told to keep out of them.
+        # Python's driver would leave DDL outside of the transaction.
         event.listen(engine, "begin", begin_immediate)
     with engine.begin() as connection:
         if not sqlite:

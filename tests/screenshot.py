@@ -8,8 +8,8 @@ from typing import Literal
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))
 
-from browser import CHROMIUM, opened
-from service import TOKEN, Service
+from nutshell.tests.browser import CHROMIUM, opened
+from nutshell.tests.service import TOKEN, Service
 
 SCHEMES: list[Literal["light", "dark"]] = ["light", "dark"]
 

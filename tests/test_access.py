@@ -4,12 +4,12 @@ import re
 
 import httpx
 import pytest
-from conftest import assert_problem
 from pydantic import SecretStr
 from starlette.types import Receive, Scope, Send
 
 import main
-from settings import settings
+from nutshell.settings import settings
+from nutshell.tests.fixtures import assert_problem
 
 TOKEN = "open sesame"
 PATHS = [

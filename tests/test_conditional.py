@@ -5,7 +5,8 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Wire, assert_problem, create
+
+from nutshell.tests.fixtures import Wire, assert_problem, create
 
 ROWS = ["/users", "/posts", "/todos", "/items"]
 
@@ -98,7 +99,8 @@ async def test_update_between_null_and_a_value_changes_the_etag(client: httpx.As
             {"description": None, "owner_id": None},
         )
     ]
-    assert tags == ['"1"', '"2"', '"2"', '"3"', '"3"']
+    assert tags[1] == tags[2] != tags[0]
+    assert tags[0] == tags[3] == tags[4], "the same answer has the same tag"
 
 
 async def test_update_of_no_row_with_an_etag_is_not_found(
@@ -125,6 +127,30 @@ async def test_etag_of_post_changes_with_its_author(
     response = await client.get(f"/posts/{post['id']}", headers={"if-none-match": tag})
     assert response.status_code == 200
     assert response.json()["author"]["name"] == "Ada King"
+
+
+async def test_etag_of_item_changes_when_its_owner_is_deleted(
+    client: httpx.AsyncClient, user: dict[str, Any]
+) -> None:
+    item = await create(client, "/items", name="a", owner_id=user["id"])
+    tag = (await client.get(f"/items/{item['id']}")).headers["etag"]
+    await client.delete(f"/users/{user['id']}")
+    response = await client.get(f"/items/{item['id']}", headers={"if-none-match": tag})
+    assert response.status_code == 200
+    assert response.json()["owner_id"] is None
+    assert response.headers["etag"] != tag
+    stale = await client.patch(
+        f"/items/{item['id']}", json={"name": "b"}, headers={"if-match": tag}
+    )
+    assert_problem(stale, 412)
+
+
+async def test_update_with_if_none_match_is_never_not_modified(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    for known in ((await client.get(path)).headers["etag"], "*"):
+        response = await client.patch(path, json={}, headers={"if-none-match": known})
+        assert response.status_code == 200
 
 
 async def test_of_many_updates_with_one_etag_one_succeeds(
@@ -154,10 +180,11 @@ async def test_update_locks_the_row_before_it_compares(
 ) -> None:
     wire.clear()
     await client.patch(path, json=change(path), headers={"if-match": "*"})
-    begin, _, update, *_, commit = wire.statements()
+    begin, _, update, commit = wire.statements()
     assert (begin.split()[0], update.split()[0], commit) == ("BEGIN", "UPDATE", "COMMIT")
     if wire.log is None:
         assert begin == "BEGIN IMMEDIATE"
     else:
-        lock = f"FOR UPDATE OF {path.split('/')[1]}"
+        # Of a post only, and not of its author.
+        lock = "FOR UPDATE OF posts\n" if path.startswith("/posts") else "FOR UPDATE\n"
         assert lock in wire.log.read_bytes()[wire.offset :].decode()

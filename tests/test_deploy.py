@@ -1,6 +1,5 @@
 """The contract of the platforms: the Procfile's own lines, run as each platform runs them."""
 
-import asyncio
 import json
 import os
 import re
@@ -20,16 +19,27 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
-import psycopg
 import pytest
-import uvicorn
-import uvloop
 import yaml
-from postgres import PASSWORD, Postgres, free_port
-from service import BEARER, ROOT, TOKEN, Service, Variables, plain_environment, procfile
 from sqlalchemy import URL
 
-from serve import listen
+from nutshell.tests.postgres import (
+    PASSWORD,
+    Postgres,
+    blocked_writes,
+    free_port,
+    wait_for_blocked,
+)
+from nutshell.tests.service import (
+    BEARER,
+    ROOT,
+    TOKEN,
+    Service,
+    Variables,
+    copy_tree,
+    plain_environment,
+    procfile,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -44,22 +54,6 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Bin:
     install = ["install", "--quiet", "--disable-pip-version-check", "-r"]
     subprocess.run([folder / "bin/pip", *install, ROOT / "requirements.txt"], check=True)
     return folder / "bin"
-
-
-def copy_tree(folder: Path) -> Path:
-    """What a platform checks out: the files that git tracks, or would."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, target)
-    return folder
 
 
 @pytest.fixture
@@ -322,26 +316,6 @@ def test_read_only_tree_is_enough(
 # The stop
 
 
-@contextmanager
-def blocked_writes(postgres: Postgres, database: str) -> Iterator[psycopg.Connection]:
-    """Nobody else can write items until the block ends, or the connection commits."""
-    with postgres.connect(database) as connection:
-        connection.autocommit = False
-        connection.execute("LOCK TABLE items IN EXCLUSIVE MODE")
-        yield connection
-
-
-def wait_for_blocked(postgres: Postgres, database: str, number: int) -> None:
-    waiting = (
-        "SELECT count(*) FROM pg_stat_activity"
-        f" WHERE datname = '{database}' AND wait_event_type = 'Lock'"
-    )
-    deadline = time.monotonic() + 10
-    while postgres.execute(waiting)[0][0] < number:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def to_process(service: Service, number: int) -> None:
     service.process.send_signal(number)
 
@@ -374,7 +348,7 @@ def test_signal_lets_requests_in_flight_finish(
         Service(variables, tree=tree, bin_folder=production) as service,
         ThreadPoolExecutor(4) as pool,
     ):
-        with blocked_writes(postgres, database) as blocker:
+        with blocked_writes(postgres, database, "items") as blocker:
 
             def create(number: int) -> httpx.Response:
                 data = {"name": f"In flight {number}"}
@@ -410,7 +384,7 @@ def test_signal_ends_the_process_though_a_request_never_finishes(
     with (
         Service(variables, tree=tree, bin_folder=production) as service,
         ThreadPoolExecutor(1) as pool,
-        blocked_writes(postgres, database),
+        blocked_writes(postgres, database, "items"),
     ):
         data = {"name": "Never"}
         url = f"{service.url}/items"
@@ -464,31 +438,6 @@ def test_idle_connection_outlasts_the_routers(tree: Path, production: Bin, migra
         connection.settimeout(5)
         connection.sendall(request)
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-
-
-def test_each_turn_of_the_loop_takes_on_as_many_callers_as_there_are_listeners() -> None:
-    """Else those who come at once to a busy worker wait for a long turn each."""
-    config = uvicorn.Config("main:app", port=0, lifespan="off", log_config=None)
-    config.load()
-    server = uvicorn.Server(config)
-    listeners = listen(config)
-
-    async def count_turns(callers: int) -> int:
-        serving = asyncio.create_task(server.serve(listeners))
-        await asyncio.sleep(0.2)
-        assert server.started
-        turns = 0
-        with ExitStack() as stack:
-            for _ in range(callers):
-                stack.enter_context(socket.create_connection(listeners[0].getsockname()))
-            while len(server.server_state.connections) < callers:
-                await asyncio.sleep(0)
-                turns += 1
-        server.should_exit = True
-        await serving
-        return turns
-
-    assert uvloop.run(count_turns(64)) <= 5
 
 
 def test_forwarded_proto_gives_https(tree: Path, production: Bin, migrated: URL) -> None:

@@ -12,16 +12,22 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
-from postgres import Postgres
-from service import BEARER, TOKEN, Service, Variables
-from test_deploy import blocked_writes, wait_for_blocked
-from test_scale import migrate
+
+from nutshell.tests.postgres import Postgres, blocked_writes, wait_for_blocked
+from nutshell.tests.service import (
+    BEARER,
+    TOKEN,
+    Service,
+    Variables,
+    children,
+    migrate,
+    workers,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -99,23 +105,6 @@ def test_restarted_database(server: Postgres, service: Service) -> None:
     assert_recovers(service)
 
 
-def children(pid: int) -> list[int]:
-    listed = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, check=True
-    )
-    return [int(word) for word in listed.stdout.split()]
-
-
-def workers(pid: int) -> list[int]:
-    """The children that serve; another is multiprocessing's own."""
-    found = []
-    for child in children(pid):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it may have ended meanwhile
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(child)
-    return found
-
-
 @pytest.mark.parametrize("number", [1, 30])
 def test_frozen_database(server: Postgres, service: Service, number: int) -> None:
     frozen = [server.process.pid, *children(server.process.pid)]
@@ -135,7 +124,7 @@ def test_frozen_database(server: Postgres, service: Service, number: int) -> Non
 
 def test_connection_cut_in_the_middle_of_a_request(server: Postgres, service: Service) -> None:
     with (
-        blocked_writes(server, "app"),
+        blocked_writes(server, "app", "items"),
         ThreadPoolExecutor(1) as pool,
         service.client() as client,
     ):
@@ -152,7 +141,7 @@ def test_connection_cut_in_the_middle_of_a_request(server: Postgres, service: Se
 
 
 def test_every_connection_busy(server: Postgres, service: Service) -> None:
-    with blocked_writes(server, "app"), ThreadPoolExecutor(20) as pool:
+    with blocked_writes(server, "app", "items"), ThreadPoolExecutor(20) as pool:
 
         def create(_: int) -> tuple[int, float]:
             began = time.monotonic()
@@ -303,7 +292,7 @@ def test_killed_worker_loses_and_doubles_nothing(server: Postgres) -> None:
 def test_client_that_hangs_up_while_it_waits_costs_no_connection(
     server: Postgres, service: Service
 ) -> None:
-    with blocked_writes(server, "app") as blocker:
+    with blocked_writes(server, "app", "items") as blocker:
         for _ in range(4):
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(

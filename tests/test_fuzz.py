@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from service import ROOT, TOKEN, Service, Variables
 from sqlalchemy import URL
-from test_scale import migrate
+
+from nutshell.tests.service import ROOT, TOKEN, Service, Variables, migrate
 
 pytestmark = pytest.mark.slow
 

@@ -2,11 +2,12 @@
 
 import httpx
 import pytest
-from conftest import Engines, assert_problem
 from sqlalchemy import make_url, text
 
-import database
-import main
+from nutshell import app as service
+from nutshell.app import HEAD
+from nutshell.engines import make_engine
+from nutshell.tests.fixtures import Pools, assert_problem
 
 
 async def test_healthz_is_alive(client: httpx.AsyncClient) -> None:
@@ -22,10 +23,10 @@ async def test_readyz_is_ready(client: httpx.AsyncClient) -> None:
 
 
 async def test_readyz_with_another_schema_is_unavailable(
-    client: httpx.AsyncClient, engines: Engines
+    client: httpx.AsyncClient, pools: Pools
 ) -> None:
     async def set_revision(revision: str) -> None:
-        async with engines.writer.begin() as connection:
+        async with pools.writer.engine.begin() as connection:
             update = text("UPDATE alembic_version SET version_num = :revision")
             await connection.execute(update, {"revision": revision})
 
@@ -34,7 +35,7 @@ async def test_readyz_with_another_schema_is_unavailable(
         assert_problem(await client.get("/readyz"), 503)
         assert (await client.get("/healthz")).status_code == 200
     finally:
-        await set_revision(str(main.HEAD))
+        await set_revision(str(HEAD))
     assert (await client.get("/readyz")).status_code == 200
 
 
@@ -44,8 +45,6 @@ async def test_readyz_with_another_schema_is_unavailable(
 async def test_readyz_without_database_is_unavailable(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, away: str
 ) -> None:
-    reader, writer = database.make_engines(make_url(away), 1)
-    monkeypatch.setattr(database, "reader", reader)
-    monkeypatch.setattr(database, "writer", writer)
+    monkeypatch.setattr(service, "prober", make_engine(make_url(away), 1, autocommit=True))
     assert_problem(await client.get("/readyz"), 503)
     assert (await client.get("/healthz")).status_code == 200

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from service import TOKEN, Service
 
-from middleware import MAX_BODY
+from nutshell.middleware import MAX_BODY
+from nutshell.tests.service import TOKEN, Service
 
 pytestmark = pytest.mark.slow
 

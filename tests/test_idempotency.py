@@ -6,14 +6,17 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Engines, assert_problem
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlmodel import col, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models import IdempotencyKey, Item, now
-from settings import settings
+from models import Item
+from nutshell import idempotency
+from nutshell.fields import now
+from nutshell.idempotency import IdempotencyKey
+from nutshell.settings import settings
+from nutshell.tests.fixtures import Pools, assert_problem
 
 KEY = {"idempotency-key": '"8e03978e-40d5-43dd-bc93-6894a57f9324"'}
 
@@ -108,21 +111,21 @@ def assert_problem_status(response: httpx.Response, status: int) -> None:
 
 
 async def test_many_at_once_with_one_key_make_one_row(
-    client: httpx.AsyncClient, session: AsyncSession, engines: Engines
+    client: httpx.AsyncClient, session: AsyncSession, pools: Pools
 ) -> None:
     calls = [client.post("/items", json={"name": "a"}, headers=KEY) for _ in range(20)]
     statuses = {response.status_code for response in await asyncio.gather(*calls)}
     # SQLite's one writer lets them in one by one, so the later ones get the first answer.
-    allowed = {201} if engines.writer.dialect.name == "sqlite" else {201, 409}
+    allowed = {201} if pools.writer.engine.dialect.name == "sqlite" else {201, 409}
     assert statuses <= allowed
     assert 201 in statuses
     assert await stored_names(session) == ["a"]
 
 
-async def test_key_in_flight_conflicts(client: httpx.AsyncClient, engines: Engines) -> None:
-    if engines.writer.dialect.name == "sqlite":
+async def test_key_in_flight_conflicts(client: httpx.AsyncClient, pools: Pools) -> None:
+    if pools.writer.engine.dialect.name == "sqlite":
         pytest.skip("SQLite has one writer: the second request waits for the first")
-    async with engines.reader.connect() as other:
+    async with pools.reader.engine.connect() as other:
         await other.execution_options(isolation_level="READ COMMITTED")
         await other.execute(text("LOCK TABLE items IN EXCLUSIVE MODE"))
         first = asyncio.create_task(client.post("/items", json={"name": "a"}, headers=KEY))
@@ -154,12 +157,12 @@ async def test_key_opens_no_door_to_callers_from_elsewhere(
 
 
 async def test_key_expires_after_a_day(
-    client: httpx.AsyncClient, session: AsyncSession, engines: Engines
+    client: httpx.AsyncClient, session: AsyncSession, pools: Pools
 ) -> None:
     for number in range(15):
         key = {"idempotency-key": f"key-{number}"}
         await client.post("/items", json={"name": "old"}, headers=key)
-    async with engines.writer.begin() as connection:
+    async with pools.writer.engine.begin() as connection:
         await connection.execute(
             update(IdempotencyKey).values(created_at=now() - timedelta(hours=24, seconds=1))
         )
@@ -173,8 +176,6 @@ async def test_key_expires_after_a_day(
 async def test_crash_before_the_commit_leaves_neither_row_nor_key(
     client: httpx.AsyncClient, session: AsyncSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import idempotency
-
     async def crash(*_: object) -> None:
         raise RuntimeError("between the rows and the key")
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Wire, assert_problem, create
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import Item
+from nutshell.tests.fixtures import Pools, Wire, assert_problem, create
 
 ABSENT = 2**53 - 1
 
@@ -94,11 +94,14 @@ async def test_create_items_with_bad_row_in_the_middle_stores_none(
 
 
 async def test_create_items_with_absent_owner_in_the_middle_stores_none(
-    client: httpx.AsyncClient, session: AsyncSession
+    client: httpx.AsyncClient, session: AsyncSession, pools: Pools
 ) -> None:
     data = [{"name": "a"}, {"name": "b", "owner_id": ABSENT}, {"name": "c"}]
     response = await client.post("/items/batch", json=data)
-    assert_problem(response, 409, ("body", "owner_id"))
+    # SQLite does not say which reference it refused.
+    sqlite = pools.writer.engine.dialect.name == "sqlite"
+    location = ("body", "owner_id") if sqlite else ("body", 1, "owner_id")
+    assert_problem(response, 409, location)
     assert (await session.exec(select(Item))).all() == []
 
 

@@ -15,11 +15,11 @@ from unittest import SkipTest
 
 import httpx
 import pytest
-from postgres import free_port
-from service import ROOT, plain_environment
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
-from test_deploy import copy_tree
+
+from nutshell.tests.postgres import free_port
+from nutshell.tests.service import ROOT, copy_tree, plain_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -29,6 +29,7 @@ VARYING = [
     (re.compile(r"(?m)^(date: ).*$"), r"\1DATE"),
     (re.compile(r"(?m)^(content-length: ).*$"), r"\1LENGTH"),
     (re.compile(r"\b[0-9a-f]{32}\b"), "ID"),
+    (re.compile(r'"[0-9a-f]{24}"'), "TAG"),
     (re.compile(r"(?<=Unprocessable )(Entity|Content)"), "PHRASE"),  # the latter from 3.13 on
     (re.compile(r"\d+\.\d+ ms|(?<=dur=)\d+\.\d+|(?<=in )\d+\.\d+s"), "DURATION"),
 ]

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -11,32 +10,17 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
-from postgres import Postgres
 from sqlalchemy import URL, create_engine, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError
 
-import database
 import main
-from settings import settings
+from nutshell.app import HEAD, MIGRATIONS, lifespan
+from nutshell.settings import settings
+from nutshell.tests.fixtures import Pools, use_pools
+from nutshell.tests.postgres import Postgres
+from nutshell.tests.service import ROOT, alembic, checkout, plain_environment
 
-ROOT = Path(main.__file__).parent
 TABLES = {"alembic_version", "users", "posts", "todos", "items", "idempotency_keys"}
-
-
-def environment(url: URL) -> dict[str, str]:
-    return os.environ | {"DATABASE_URL": url.render_as_string(hide_password=False)}
-
-
-def alembic(url: URL, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "alembic", *args],
-        cwd=ROOT,
-        env=environment(url),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def tables(url: URL) -> set[str]:
@@ -61,29 +45,29 @@ def test_migrations_go_up_down_and_up_again_without_drift(
     empty_url: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "database_url", empty_url)
-    command.upgrade(main.MIGRATIONS, "head")
+    command.upgrade(MIGRATIONS, "head")
     assert tables(empty_url) == TABLES
-    command.check(main.MIGRATIONS)
-    command.downgrade(main.MIGRATIONS, "base")
+    assert alembic(empty_url, "check").returncode == 0
+    command.downgrade(MIGRATIONS, "base")
     assert tables(empty_url) == {"alembic_version"}
-    command.upgrade(main.MIGRATIONS, "head")
+    command.upgrade(MIGRATIONS, "head")
     assert tables(empty_url) == TABLES
-    assert revision(empty_url) == main.HEAD
-    command.check(main.MIGRATIONS)
+    assert revision(empty_url) == HEAD
+    assert alembic(empty_url, "check").returncode == 0
 
 
 def test_downgrade_of_bio_keeps_rows(empty_url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "database_url", empty_url)
-    command.upgrade(main.MIGRATIONS, "head")
+    command.upgrade(MIGRATIONS, "head")
     engine = create_engine(empty_url)
     insert = (
-        "INSERT INTO users (email, name, bio, version, created_at)"
-        " VALUES ('a@example.com', 'Ada', 'First.', 1, '2030-01-01 00:00:00')"
+        "INSERT INTO users (email, name, bio, created_at)"
+        " VALUES ('a@example.com', 'Ada', 'First.', '2030-01-01 00:00:00')"
     )
     with engine.begin() as connection:
         connection.execute(text(insert))
-    command.downgrade(main.MIGRATIONS, "0001")
-    command.upgrade(main.MIGRATIONS, "head")
+    command.downgrade(MIGRATIONS, "0001")
+    command.upgrade(MIGRATIONS, "head")
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT email, bio FROM users")).all()
     engine.dispose()
@@ -98,7 +82,7 @@ def test_command_line_takes_the_url_as_a_platform_hands_it_out(empty_url: URL) -
     done = alembic(given, "upgrade", "head")
     assert done.returncode == 0, done.stderr
     assert "Running upgrade 0001 -> 0002" in done.stderr
-    assert revision(empty_url) == main.HEAD
+    assert revision(empty_url) == HEAD
 
 
 def test_failing_migration_leaves_nothing(
@@ -112,7 +96,7 @@ def test_failing_migration_leaves_nothing(
     failing = tmp_path / "migrations/versions/9999_fail.py"
     failing.write_text(
         "from alembic import op\n"
-        f"revision, down_revision = '9999', '{main.HEAD}'\n"
+        f"revision, down_revision = '9999', '{HEAD}'\n"
         "def upgrade() -> None:\n"
         "    op.execute('CREATE TABLE half (id INTEGER)')\n"
         "    op.execute('INSERT INTO half VALUES (1)')\n"
@@ -124,7 +108,7 @@ def test_failing_migration_leaves_nothing(
     assert tables(empty_url) == TABLES - {"idempotency_keys"}
     failing.unlink()
     command.upgrade(config, "head")
-    assert revision(empty_url) == main.HEAD
+    assert revision(empty_url) == HEAD
 
 
 async def test_four_upgrades_at_once_all_succeed(empty_url: URL) -> None:
@@ -133,7 +117,7 @@ async def test_four_upgrades_at_once_all_succeed(empty_url: URL) -> None:
     )
     assert [process.returncode for process in done] == [0] * 4, [p.stderr for p in done]
     assert sum("Running upgrade  -> 0001" in process.stderr for process in done) == 1
-    assert revision(empty_url) == main.HEAD
+    assert revision(empty_url) == HEAD
 
 
 async def test_start_brings_sqlite_to_head_and_leaves_loggers_alone(
@@ -141,13 +125,11 @@ async def test_start_brings_sqlite_to_head_and_leaves_loggers_alone(
 ) -> None:
     url = make_url(f"sqlite:///{tmp_path}/new.db")
     monkeypatch.setattr(settings, "database_url", url)
-    reader, writer = database.make_engines(url, 1)
-    monkeypatch.setattr(database, "reader", reader)
-    monkeypatch.setattr(database, "writer", writer)
+    use_pools(Pools(url, 1), monkeypatch)
     logger = logging.getLogger("an.application.logger")
     handlers = list(logging.getLogger().handlers)
-    async with main.lifespan(main.app):
-        assert revision(url) == main.HEAD
+    async with lifespan(main.app):
+        assert revision(url) == HEAD
     assert not logger.disabled
     assert logging.getLogger().handlers == handlers
 
@@ -157,27 +139,27 @@ async def test_start_does_not_migrate_postgresql(
 ) -> None:
     url = postgres.create_database("not_migrated")
     monkeypatch.setattr(settings, "database_url", url)
-    reader, writer = database.make_engines(url, 1)
-    monkeypatch.setattr(database, "reader", reader)
-    monkeypatch.setattr(database, "writer", writer)
-    async with main.lifespan(main.app):
+    use_pools(Pools(url, 1), monkeypatch)
+    async with lifespan(main.app):
         assert tables(url) == set()
 
 
 async def test_several_processes_start_on_one_new_sqlite_file(tmp_path: Path) -> None:
     url = make_url(f"sqlite:///{tmp_path}/new.db")
     script = (
-        "import asyncio, database, main\n"
+        "import asyncio, main\n"
+        "from nutshell import database\n"
+        "from nutshell.app import lifespan\n"
         "async def start():\n"
-        "    async with main.lifespan(main.app), database.writer.begin(): pass\n"
+        "    async with lifespan(main.app), database.writer.engine.begin(): pass\n"
         "asyncio.run(start())\n"
     )
 
     def start() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-c", script],
-            cwd=ROOT,
-            env=environment(url),
+            cwd=checkout(),
+            env=plain_environment(DATABASE_URL=url),
             capture_output=True,
             text=True,
             timeout=60,
@@ -186,4 +168,4 @@ async def test_several_processes_start_on_one_new_sqlite_file(tmp_path: Path) ->
 
     done = await asyncio.gather(*(asyncio.to_thread(start) for _ in range(4)))
     assert [process.returncode for process in done] == [0] * 4, [p.stderr for p in done]
-    assert revision(url) == main.HEAD
+    assert revision(url) == HEAD

@@ -4,12 +4,11 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Wire, assert_problem, create
-from sqlalchemy.orm.exc import DetachedInstanceError
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models import Post, PostReadWithAuthor
+from models import Post
+from nutshell.tests.fixtures import Wire, assert_problem, create
 
 ABSENT = 2**53 - 1
 POST = {"title": "Notes", "body": "On the engine."}
@@ -21,10 +20,10 @@ async def test_create_post_stores_it_under_user(
     response = await client.post(f"/users/{user['id']}/posts", json=POST)
     assert response.status_code == 201
     post = response.json()
-    assert post.keys() == {"id", "title", "body", "author_id", "created_at"}
-    assert post["author_id"] == user["id"]
+    assert post.keys() == {"id", "title", "body", "author_id", "created_at", "author"}
+    assert (post["author_id"], post["author"]) == (user["id"], user)
     assert response.headers["location"] == f"http://127.0.0.1/posts/{post['id']}"
-    assert (await client.get(response.headers["location"])).json() == post | {"author": user}
+    assert (await client.get(response.headers["location"])).json() == post
     stored = await session.get(Post, post["id"])
     assert stored is not None
     assert stored.body == "On the engine."
@@ -77,6 +76,8 @@ async def test_list_user_posts_answers_only_theirs(
     first = await create(client, f"/users/{user['id']}/posts", **POST)
     await create(client, f"/users/{bob['id']}/posts", **POST)
     second = await create(client, f"/users/{user['id']}/posts", **POST)
+    for post in (first, second):
+        del post["author"]  # who is the same for all of them
     assert (await client.get(f"/users/{user['id']}/posts")).json() == [first, second]
 
 
@@ -96,9 +97,9 @@ async def test_list_posts_carries_authors(client: httpx.AsyncClient, user: dict[
     bob = await create(client, "/users", email="bob@example.com", name="Bob", bio="Builds.")
     first = await create(client, f"/users/{user['id']}/posts", **POST)
     second = await create(client, f"/users/{bob['id']}/posts", **POST)
-    both = [first | {"author": user}, second | {"author": bob}]
-    assert (await client.get("/posts")).json() == both
-    assert (await client.get(f"/posts?author_id={bob['id']}")).json() == both[1:]
+    assert (first["author"], second["author"]) == (user, bob)
+    assert (await client.get("/posts")).json() == [first, second]
+    assert (await client.get(f"/posts?author_id={bob['id']}")).json() == [second]
     assert (await client.get(f"/posts?author_id={ABSENT}")).json() == []
 
 
@@ -134,7 +135,7 @@ async def test_update_post_changes_only_given_fields(
     post = await create(client, f"/users/{user['id']}/posts", **POST)
     response = await client.patch(f"/posts/{post['id']}", json={"title": "Sketches"})
     assert response.status_code == 200
-    assert response.json() == post | {"title": "Sketches", "author": user}
+    assert response.json() == post | {"title": "Sketches"}
     stored = await session.get(Post, post["id"])
     assert stored is not None
     assert (stored.title, stored.body) == ("Sketches", "On the engine.")
@@ -150,7 +151,7 @@ async def test_update_post_with_bad_field_is_refused(
     assert_problem(
         await client.patch(f"/posts/{post['id']}", json={field: value}), 422, ("body", field)
     )
-    assert (await client.get(f"/posts/{post['id']}")).json() == post | {"author": user}
+    assert (await client.get(f"/posts/{post['id']}")).json() == post
 
 
 async def test_delete_post_leaves_author(client: httpx.AsyncClient, user: dict[str, Any]) -> None:
@@ -158,13 +159,3 @@ async def test_delete_post_leaves_author(client: httpx.AsyncClient, user: dict[s
     assert (await client.delete(f"/posts/{post['id']}")).status_code == 204
     assert_problem(await client.get(f"/posts/{post['id']}"), 404)
     assert (await client.get(f"/users/{user['id']}")).json() == user
-
-
-async def test_author_that_was_not_loaded_is_an_error_and_not_left_out(
-    client: httpx.AsyncClient, user: dict[str, Any], session: AsyncSession
-) -> None:
-    post = await create(client, f"/users/{user['id']}/posts", title="Notes", body="It weaves.")
-    alone = await session.get(Post, post["id"])
-    session.expunge(alone)
-    with pytest.raises(DetachedInstanceError):
-        PostReadWithAuthor.model_validate(alone, from_attributes=True)

@@ -8,18 +8,12 @@ from itertools import count
 
 import httpx
 import pytest
-from pgbouncer import PROGRAM, PgBouncer
-from postgres import Postgres
-from service import BEARER, TOKEN, Service, Variables, as_platforms_write
-from sqlalchemy import URL
-from test_migrations import alembic
+
+from nutshell.tests.pgbouncer import PROGRAM, PgBouncer
+from nutshell.tests.postgres import Postgres
+from nutshell.tests.service import BEARER, TOKEN, Service, Variables, as_platforms_write, migrate
 
 pytestmark = pytest.mark.slow
-
-
-def migrate(url: URL) -> None:
-    done = alembic(url, "upgrade", "head")
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="Debian's pgbouncer is not installed")

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from postgres import Postgres
-from service import TOKEN, Service, Variables
-from test_scale import migrate
+
+from nutshell.tests.postgres import Postgres
+from nutshell.tests.service import TOKEN, Service, Variables, migrate
 
 pytestmark = pytest.mark.slow
 
@@ -13,8 +13,8 @@ pytestmark = pytest.mark.slow
 INSTALLED = sorted(path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 ROWS = 100_000
 FILL = f"""
-INSERT INTO todos (title, done, owner_id, created_at, version)
-    SELECT md5(n::text) || ' Ünïque ' || n, false, 1, now(), 1 FROM generate_series(1, {ROWS}) n
+INSERT INTO todos (title, done, owner_id, created_at)
+    SELECT md5(n::text) || ' Ünïque ' || n, false, 1, now() FROM generate_series(1, {ROWS}) n
 """
 
 

@@ -12,14 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
-from postgres import Postgres
-from service import TOKEN, Service, Variables
 from sqlalchemy import event
-from test_faults import workers
-from test_scale import migrate
 
-import database
 import main
+from nutshell import database
+from nutshell.tests.fixtures import Pools, use_pools
+from nutshell.tests.postgres import Postgres
+from nutshell.tests.service import TOKEN, Service, Variables, migrate, workers
 
 pytestmark = pytest.mark.soak
 
@@ -88,15 +87,15 @@ def test_load_of_all_verbs(postgres: Postgres) -> None:
 
 ROWS = 1_000_000
 FILL = f"""
-INSERT INTO users (email, name, created_at, version)
-    SELECT n || '@example.com', 'Name ' || n, now(), 1 FROM generate_series(1, {ROWS}) n;
-INSERT INTO posts (title, body, author_id, created_at, version)
-    SELECT 'Title ' || n, 'Body', 1 + n % 10000, now(), 1 FROM generate_series(1, {ROWS}) n;
-INSERT INTO todos (title, done, due_at, owner_id, created_at, version)
-    SELECT md5(n::text), n % 100 <> 0, now() + n * interval '1 minute', 1 + n % 10000, now(), 1
+INSERT INTO users (email, name, created_at)
+    SELECT n || '@example.com', 'Name ' || n, now() FROM generate_series(1, {ROWS}) n;
+INSERT INTO posts (title, body, author_id, created_at)
+    SELECT 'Title ' || n, 'Body', 1 + n % 10000, now() FROM generate_series(1, {ROWS}) n;
+INSERT INTO todos (title, done, due_at, owner_id, created_at)
+    SELECT md5(n::text), n % 100 <> 0, now() + n * interval '1 minute', 1 + n % 10000, now()
     FROM generate_series(1, {ROWS}) n;
-INSERT INTO items (name, owner_id, created_at, version)
-    SELECT 'Item ' || n % 10000, 1 + n % 10000, now(), 1 FROM generate_series(1, {ROWS}) n;
+INSERT INTO items (name, owner_id, created_at)
+    SELECT 'Item ' || n % 10000, 1 + n % 10000, now() FROM generate_series(1, {ROWS}) n;
 """
 
 
@@ -115,14 +114,12 @@ def large(postgres: Postgres) -> Iterator[Postgres]:
 async def large_client(
     large: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[httpx.AsyncClient]:
-    reader, writer = database.make_engines(large.url("large"), 4)
-    monkeypatch.setattr(database, "reader", reader)
-    monkeypatch.setattr(database, "writer", writer)
+    pools = Pools(large.url("large"), 4)
+    use_pools(pools, monkeypatch)
     transport = httpx.ASGITransport(main.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield client
-    await reader.dispose()
-    await writer.dispose()
+    await pools.dispose()
 
 
 DEEP = ROWS - 1000
@@ -162,7 +159,7 @@ async def test_a_million_rows_cost_what_a_page_costs(large_client: httpx.AsyncCl
         if statement.startswith("SELECT"):
             asked.append((statement, parameters))
 
-    event.listen(database.reader.sync_engine, "before_cursor_execute", remember)
+    event.listen(database.reader.engine.sync_engine, "before_cursor_execute", remember)
     for path in QUERIES:
         asked.clear()
         times = []
@@ -173,7 +170,7 @@ async def test_a_million_rows_cost_what_a_page_costs(large_client: httpx.AsyncCl
             assert response.status_code == 200, response.text
         plans = []
         for statement, parameters in list(asked[:1]):
-            async with database.reader.connect() as connection:
+            async with database.reader.engine.connect() as connection:
                 rows = await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
                 plans.append("\n".join(row[0] for row in rows))
         print(f"{median(times):6.1f} ms  {path}")

@@ -4,11 +4,11 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import assert_problem, create
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import Todo
+from nutshell.tests.fixtures import assert_problem, create
 
 ABSENT = 2**53 - 1
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from settings import Settings, parse_database_url, read_settings
+from nutshell.settings import Settings, parse_database_url, read_settings
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
-"""Index todos.title by trigrams, where the database can: then a search need not read every row."""
+"""Index todos.title by trigrams where the database can, so that a search does not read every row."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0004"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 

@@ -1,52 +1,35 @@
-"""The process: how the service starts, logs and stops. `python serve.py` is all a PaaS runs."""
+"""The process: how the service starts, logs and stops. `python -m nutshell` is all a PaaS runs."""
 
 import logging.config
 import os
-import re
 import sys
 from contextlib import suppress
-from socket import socket
 from typing import Any
 
 import uvicorn
 from sqlalchemy import URL
 from uvicorn.supervisors import Multiprocess
 
-from settings import settings
-
-# Who calls, and with what, is nobody's business who reads the log.
-EMAIL = re.compile(r"[^\s'\"(=/]+(?:@|%40)[^\s'\")&/]+")
-
-
-class Formatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return EMAIL.sub("(e-mail)", super().format(record))
-
+from nutshell.settings import settings
 
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {
-        "id": {"()": "asgi_correlation_id.CorrelationIdFilter", "default_value": "-"},
-    },
     "formatters": {
         "line": {
-            "()": Formatter,
-            "format": "%(asctime)s %(levelname)s %(correlation_id)s %(message)s",
+            "()": "nutshell.middleware.Formatter",
+            "format": "%(asctime)s %(levelname)s %(request_id)s %(message)s",
         },
     },
     "handlers": {
         "stdout": {
             "class": "logging.StreamHandler",
             "stream": "ext://sys.stdout",
-            "filters": ["id"],
             "formatter": "line",
         },
     },
     "root": {"handlers": ["stdout"], "level": "INFO"},
     "loggers": {
-        # It tells of every X-Request-ID that it replaces, which any caller can have it do.
-        "asgi_correlation_id": {"level": "ERROR"},
         "alembic.runtime.plugins": {"level": "WARNING"},
         "watchfiles": {"level": "WARNING"},  # counts every write to the database file
     },
@@ -63,7 +46,7 @@ def without_secrets(url: URL) -> str:
 
 
 def describe() -> str:
-    """Which database, and who may call: the first line of the log."""
+    """The first line of the log: which database, and who may call."""
     url = without_secrets(settings.database_url)
     if settings.database_url.get_backend_name() == "sqlite":
         url += " (a PaaS discards this file; set DATABASE_URL)"
@@ -74,24 +57,16 @@ def describe() -> str:
 
 
 class Supervisor(Multiprocess):
-    """uvicorn's, but it lets go of the port at once: while workers finish their requests, new
-    callers are refused, and do not wait for an answer that never comes."""
+    """uvicorn's supervisor of several workers, but it closes the port at once when it stops.
+
+    New callers are then refused while the workers finish their requests. Otherwise they would wait
+    for an answer that never comes.
+    """
 
     def terminate_all(self) -> None:
         for listener in self.sockets:
             listener.close()
         super().terminate_all()
-
-
-def listen(config: uvicorn.Config) -> list[socket]:
-    """One port, and many sockets: uvloop takes one new connection from each per turn of its loop.
-
-    The turns of a busy loop are long. With one socket the last of 256 callers who came at once waited
-    four to six times as long as over a connection that was open already; with 16 about as long.
-    """
-    listener = config.bind_socket()
-    more = 0 if sys.platform == "win32" else 15  # Windows has no uvloop
-    return [listener, *(listener.dup() for _ in range(more))]
 
 
 def serve(*, reload: bool) -> None:
@@ -106,22 +81,18 @@ def serve(*, reload: bool) -> None:
         "log_config": LOGGING,
         "access_log": False,  # middleware.py has a better one
         "server_header": False,
-        # Routers and load balancers have no fixed address, and main.py trusts no client's.
+        # Routers and load balancers have no fixed address, and access.py trusts no client's.
         "forwarded_allow_ips": os.environ.get("FORWARDED_ALLOW_IPS", "*"),
         # A router that reuses a connection just as it is closed answers 502: outlast its 90 s.
         "timeout_keep_alive": 95,
         "timeout_graceful_shutdown": 20,
     }
-    if reload:
-        uvicorn.run(**options)
-        return
-    config = uvicorn.Config(**options)
-    if settings.web_concurrency > 1:
-        # One socket: with more, one worker more often takes all callers who come at once.
+    if settings.web_concurrency > 1 and not reload:
+        config = uvicorn.Config(**options)
         Supervisor(config, [config.bind_socket()]).run()
     else:
-        with suppress(KeyboardInterrupt):  # as uvicorn.run does: Ctrl-C during the start
-            uvicorn.Server(config).run(listen(config))
+        with suppress(KeyboardInterrupt):  # Ctrl-C during the start
+            uvicorn.run(**options)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The life of every request's session, as it happens: `TRACE=1`, then http://127.0.0.1:8000/trace.
+"""The live view of every request's session: `TRACE=1`, then http://127.0.0.1:8000/trace.
 
-For learning and for looking, on one's own machine: it shows what callers send. Without TRACE this
+It is for learning, on one's own machine, because it shows what callers send. Without TRACE this
 module is not even imported.
 """
 
@@ -8,7 +8,7 @@ import asyncio
 import signal
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from itertools import count
@@ -25,15 +25,16 @@ from sqlalchemy.pool import QueuePool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-import database
+from nutshell import database
+from nutshell.engines import Pool
 
-PAGE = Path(__file__).with_name("trace.html")
-SHOWN = 200  # requests that a page shows which is opened now
+PAGE = Path(__file__).with_name("live.html")
+SHOWN = 200  # recent requests that a newly opened page shows
 LONG = 300  # letters of one parameter
 SAME = 3  # times that the same SELECT is run before it looks like an N+1
 
 numbers = count(1)
-STARTED = time_ns()  # tells a page which process it hears
+STARTED = time_ns()  # tells a page when it talks to another process
 
 
 @dataclass
@@ -162,11 +163,13 @@ def publish(kind: str, data: Any) -> None:
 
 def pools() -> dict[str, dict[str, int]]:
     """The connections of each pool: how many there can be, are out, and are waited for."""
-    engines = {"reads": database.reader, "writes": database.writer}
     return {
-        name: {"size": pool.size(), "out": pool.checkedout(), "waiting": waiting[name]}
-        for name, engine in engines.items()
-        for pool in [cast(QueuePool, engine.sync_engine.pool)]
+        name: {
+            "size": pool.size,
+            "out": cast(QueuePool, pool.engine.sync_engine.pool).checkedout(),
+            "waiting": waiting[name],
+        }
+        for name, pool in (("reads", database.reader), ("writes", database.writer))
     }
 
 
@@ -203,26 +206,41 @@ class TraceRequests:
             publish("request", shown)
 
 
-def watch_engine(name: str, engine: Engine, *, autocommits: bool) -> None:
-    # There is an event for a connection that the pool has given, and none for one asked for.
-    pool = cast(QueuePool, engine.pool)
-    connect = pool.connect
+def watch_pool(name: str, pool: Pool, *, autocommits: bool) -> None:
+    """Notes what the pool and its engine do for the request under way."""
+    engine = pool.engine.sync_engine
+    queue = cast(QueuePool, engine.pool)
+    connect, turn = queue.connect, pool.turn
 
-    def timed() -> Any:
+    @asynccontextmanager
+    async def timed_turn() -> AsyncIterator[None]:
+        trace = current.get() if pool.free.locked() else None
+        if trace is not None:
+            trace.begin("pool", text=name)  # connected() ends it
+            waiting[name] += 1
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(turn())
+            finally:
+                if trace is not None:
+                    trace.waited = trace.now() - trace.steps[-1].start
+                    waiting[name] -= 1
+            yield
+
+    def timed_connect() -> Any:
+        # SQLAlchemy has an event for a connection given, and none for one asked for.
         trace = current.get()
         if trace is None:
             return connect()
-        busy = pool.checkedout() >= pool.size()
-        waiting[name] += busy
-        trace.begin("pool", text=name)
+        if trace.unfinished is None or trace.unfinished.kind != "pool":
+            trace.begin("pool", text=name)
         try:
             return connect()
         finally:
-            waiting[name] -= busy
             trace.finish()
-            trace.waited += trace.steps[-1].time if busy else 0
 
-    pool.connect = timed  # type: ignore[method-assign]
+    pool.turn = timed_turn  # type: ignore[method-assign]
+    queue.connect = timed_connect  # type: ignore[method-assign]
 
     def listen(event_name: str, function: Callable[..., None]) -> None:
         event.listen(engine, event_name, function)
@@ -262,12 +280,12 @@ def watch_engine(name: str, engine: Engine, *, autocommits: bool) -> None:
     if not autocommits:
         listen("commit", mark("commit"))
         listen("rollback", mark("rollback"))
-        if engine.dialect.name != "sqlite":  # there it is a statement: see database.py
+        if engine.dialect.name != "sqlite":  # there it is a statement: see engines.py
             listen("begin", mark("begin"))
 
 
 def count_session(session: Session, _: Any, connection: Any) -> None:
-    # One that was given a connection shares it: idempotency.py does that.
+    # A session on a connection that is out already takes none: see idempotency.py.
     if (trace := current.get()) and isinstance(session.bind, Engine):
         trace.sessions.add(session.hash_key)
 
@@ -286,7 +304,7 @@ def readable(parameters: Any) -> str:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Lets go of the pages when the process is told to end, for it waits until they are gone."""
+    """Ends the pages' streams when the process is told to stop, because it waits for them."""
 
     def stop_with(number: signal.Signals) -> None:
         told = signal.getsignal(number)
@@ -340,13 +358,13 @@ def watch(app: FastAPI, is_local: Callable[[Request], bool]) -> None:
     """Adds the view to the app, for calls of this machine alone."""
 
     async def check_local(request: Request) -> None:
-        # By its name too: a page of another site must not have its own name point here.
+        # By its name too: a page of another site could have its own name point here.
         named = request.url.hostname in ("127.0.0.1", "localhost", "::1")
         if not (is_local(request) and named):
             raise HTTPException(403, "The trace is for local calls only.")
 
     app.add_middleware(TraceRequests)
     app.include_router(router, dependencies=[Depends(check_local)])
-    watch_engine("reads", database.reader.sync_engine, autocommits=True)
-    watch_engine("writes", database.writer.sync_engine, autocommits=False)
+    watch_pool("reads", database.reader, autocommits=True)
+    watch_pool("writes", database.writer, autocommits=False)
     event.listen(Session, "after_begin", count_session)

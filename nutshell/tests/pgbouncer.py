@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Self
 
 import psycopg
-from postgres import PASSWORD, Postgres, free_port
 from sqlalchemy import URL
+
+from nutshell.tests.postgres import PASSWORD, Postgres, free_port
 
 PROGRAM = shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 

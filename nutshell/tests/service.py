@@ -1,21 +1,26 @@
 """The service as a platform runs it: a process of its own, called over real HTTP."""
 
+import atexit
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import httpx
-from postgres import free_port
 from sqlalchemy import URL
 
-ROOT = Path(__file__).parents[1]
+from nutshell.tests.postgres import free_port
+
+ROOT = Path(__file__).parents[2]
 Variables = dict[str, str | URL | int]
 TOKEN = "open-sesame"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -50,6 +55,64 @@ def procfile(tree: Path = ROOT) -> dict[str, str]:
     return {name: command.strip() for name, command in (line.split(":", 1) for line in lines)}
 
 
+def copy_tree(folder: Path) -> Path:
+    """What a platform checks out: the files that git tracks, or would."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target)
+    return folder
+
+
+@cache
+def checkout() -> Path:
+    """One copy for all services that change nothing. The developer's `.env` is not in it."""
+    folder = Path(tempfile.mkdtemp(prefix="nutshell-tree-"))
+    atexit.register(shutil.rmtree, folder)
+    return copy_tree(folder)
+
+
+def alembic(url: URL, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=checkout(),
+        env=plain_environment(DATABASE_URL=url),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def migrate(url: URL) -> None:
+    done = alembic(url, "upgrade", "head")
+    assert done.returncode == 0, done.stderr
+
+
+def children(pid: int) -> list[int]:
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, check=True
+    )
+    return [int(word) for word in listed.stdout.split()]
+
+
+def workers(pid: int) -> list[int]:
+    """The children that serve; another is multiprocessing's own."""
+    found = []
+    for child in children(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it may have ended meanwhile
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+    return found
+
+
 class Service:
     """`web` of the Procfile in a process group of its own. Its log is in `log`."""
 
@@ -57,7 +120,7 @@ class Service:
         self,
         variables: Variables | None = None,
         *,
-        tree: Path = ROOT,
+        tree: Path | None = None,
         bin_folder: Path | None = None,
         wrapper: Sequence[str] = (),
         port: int | None = None,
@@ -74,7 +137,7 @@ class Service:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [*wrapper, "bash", "-c", "exec " + procfile()["web"]],
-                cwd=tree,
+                cwd=tree or checkout(),
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,

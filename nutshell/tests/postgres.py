@@ -7,6 +7,8 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -149,3 +151,23 @@ class Postgres:
     def create_database(self, name: str) -> URL:
         self.execute(f"CREATE DATABASE {name}")
         return self.url(name)
+
+
+@contextmanager
+def blocked_writes(postgres: Postgres, database: str, table: str) -> Iterator[psycopg.Connection]:
+    """Nobody else can write the table until the block ends, or the connection commits."""
+    with postgres.connect(database) as connection:
+        connection.autocommit = False
+        connection.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE".encode())
+        yield connection
+
+
+def wait_for_blocked(postgres: Postgres, database: str, number: int) -> None:
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity"
+        f" WHERE datname = '{database}' AND wait_event_type = 'Lock'"
+    )
+    deadline = time.monotonic() + 10
+    while postgres.execute(waiting)[0][0] < number:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

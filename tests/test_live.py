@@ -1,7 +1,6 @@
 """The live view, in a real browser; and the documentation page, which must work offline."""
 
 import re
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,17 +8,19 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from browser import CHROMIUM, Page, opened
-from service import BEARER, TOKEN, Service, Variables
 from sqlalchemy import URL
-from test_deploy import copy_tree
-from test_scale import migrate
 
-import database
-import main
+from nutshell import database
+from nutshell.tests.browser import CHROMIUM, Page, opened
+from nutshell.tests.service import BEARER, TOKEN, Service, Variables, copy_tree, migrate
 
 # What a newcomer might write, each with one thing wrong.
 MISTAKES = """
+import asyncio
+
+from fastapi import Depends
+from nutshell import database
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 @app.post("/forgetful")
 async def forget_commit(session: SessionDep) -> None:
@@ -41,7 +42,7 @@ async def outlive(session: Annotated[AsyncSession, Depends(database.get_session)
 @app.get("/two")
 async def use_two(session: SessionDep) -> None:
     await session.get(User, 1)
-    async with AsyncSession(database.writer) as other:
+    async with AsyncSession(database.writer.engine) as other:
         await other.get(User, 1)
 
 
@@ -55,13 +56,10 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium i
 
 
 def test_without_trace_nothing_listens() -> None:
-    ours = Path(main.__file__).with_name("trace.py")
-    loaded = sys.modules.get("trace")
-    assert loaded is None or Path(str(loaded.__file__)) != ours
-    for engine in (database.reader.sync_engine, database.writer.sync_engine):
+    for engine in (database.reader.engine.sync_engine, database.writer.engine.sync_engine):
         for name in ("before_cursor_execute", "after_cursor_execute", "commit", "rollback"):
             assert not list(getattr(engine.dispatch, name))
-    assert "connect" not in vars(database.writer.sync_engine.pool)
+    assert "connect" not in vars(database.writer.engine.sync_engine.pool)
 
 
 async def test_without_trace_there_is_no_view(client: httpx.AsyncClient) -> None:

@@ -1,0 +1,37 @@
+"""Who may call: whoever has the API_TOKEN; when none is set, this machine alone."""
+
+import secrets
+
+from fastapi import HTTPException, Request
+
+from nutshell.settings import settings
+
+# What the OpenAPI document says of it.
+SECURITY_SCHEMES = {"HTTPBearer": {"type": "http", "scheme": "bearer"}}
+
+
+def is_local(request: Request) -> bool:
+    """Whether the call was made on this machine, to this machine, and not passed on by a proxy.
+
+    The server's own address comes from the socket, and nobody can forge it. The client's can be
+    forged.
+    """
+    address, _ = request.scope.get("server") or ("", None)
+    return (address == "::1" or address.startswith("127.")) and not any(
+        name.startswith("x-forwarded-") or name in ("forwarded", "via", "x-real-ip")
+        for name in request.headers
+    )
+
+
+def check_access(request: Request) -> None:
+    """Raises 401 for a wrong token, and 403 for a call from elsewhere while no token is set."""
+    if settings.api_token is None:
+        if not is_local(request):
+            raise HTTPException(403, "Only local calls are allowed until API_TOKEN is set.")
+        return
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    token = settings.api_token.get_secret_value()
+    same = secrets.compare_digest(given.strip().encode(), token.encode())
+    if scheme.lower() != "bearer" or not same:
+        headers = {"WWW-Authenticate": "Bearer"}
+        raise HTTPException(401, "Send the header Authorization: Bearer <token>.", headers)

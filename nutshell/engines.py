@@ -1,0 +1,126 @@
+"""Two engines with a pool each: one reads on autocommit, the other writes in transactions."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import psycopg
+from sqlalchemy import URL, Connection, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+WAIT = 4  # seconds that a request waits for a connection
+HOLD = 5  # seconds that it may keep one
+
+
+class Pool:
+    """An engine, and the queue of the requests that wait for one of its connections."""
+
+    def __init__(self, engine: AsyncEngine, size: int) -> None:
+        self.engine = engine
+        self.size = size
+        # SQLAlchemy's pool hands a connection to whoever asks next, however long others have
+        # waited (its issue 7679). A semaphore serves them in the order of asking.
+        self.free = asyncio.Semaphore(size)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Lets in as many requests at a time as there are connections.
+
+        Raises SQLAlchemy's TimeoutError after four seconds: every connection stayed busy.
+        """
+        if self.free.locked():
+            try:
+                async with asyncio.timeout(WAIT):
+                    await self.free.acquire()
+            except TimeoutError:
+                raise PoolTimeout("every connection stayed busy") from None
+        else:
+            await self.free.acquire()
+        try:
+            yield
+        finally:
+            self.free.release()
+
+
+def make_pools(url: URL, size: int, read_url: URL | None = None) -> tuple[Pool, Pool]:
+    """Makes the reader and the writer. They connect on first use."""
+    reader = make_engine(read_url or url, size, autocommit=True)
+    # SQLite has one write lock. With one connection the writers queue here, in order, and do not
+    # fight for the lock.
+    writer_size = 1 if url.get_backend_name() == "sqlite" else size
+    writer = make_engine(url, writer_size)
+    if url.get_backend_name() == "sqlite":
+        event.listen(writer.sync_engine, "begin", begin_immediate)
+    return Pool(reader, size), Pool(writer, writer_size)
+
+
+def make_engine(url: URL, size: int, *, autocommit: bool = False) -> AsyncEngine:
+    options: dict[str, Any] = {
+        "pool_size": size,
+        "max_overflow": 0,
+        "pool_timeout": WAIT,
+        "hide_parameters": True,  # errors are logged, and callers' data must not be
+    }
+    if autocommit:
+        # A single statement needs no transaction. Without one it takes one round trip, not three.
+        options |= {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
+    if url.get_backend_name() == "sqlite":
+        # The driver must not begin transactions by itself: it begins them too late.
+        options["connect_args"] = {"isolation_level": None, "timeout": WAIT}
+        engine = create_async_engine(url.set(drivername="sqlite+aiosqlite"), **options)
+        event.listen(engine.sync_engine, "connect", prepare_sqlite)
+        return engine
+    # Prepared statements break behind proxies that pool by transaction.
+    options["connect_args"] = {"prepare_threshold": None, "connect_timeout": WAIT}
+    engine = create_async_engine(url, **options)
+    event.listen(engine.sync_engine, "checkout", set_deadline)
+    event.listen(engine.sync_engine, "checkin", clear_deadline)
+    event.listen(engine.sync_engine, "handle_error", leave_read_only_server)
+    return engine
+
+
+def prepare_sqlite(connection: Any, _: object) -> None:
+    for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):  # WAL: see migrations/env.py
+        connection.execute(f"PRAGMA {pragma}").close()
+    # SQLite's own lower() knows only ASCII.
+    connection.create_function("lower", 1, lower, deterministic=True)
+
+
+def lower(text: str | None) -> str | None:
+    return text and text.lower()
+
+
+def begin_immediate(connection: Connection) -> None:
+    # Takes the write lock at once, and waits for it. A transaction that reads first and takes the
+    # lock later fails with "database is locked", however long it waits.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def set_deadline(connection: Any, record: Any, _: object) -> None:
+    # A frozen database never answers, and its driver waits for ever. Hanging up is all that helps:
+    # the driver then reports a lost connection.
+    driver = connection.driver_connection
+    loop = asyncio.get_running_loop()
+    record.record_info["deadline"] = loop.call_later(HOLD, hang_up, driver)
+
+
+def clear_deadline(_: object, record: Any) -> None:
+    # A connection that could not be made has no deadline.
+    if deadline := record.record_info.pop("deadline", None):
+        deadline.cancel()
+
+
+def hang_up(driver: psycopg.AsyncConnection) -> None:
+    with suppress(psycopg.Error, OSError), socket.fromfd(driver.fileno(), 0, 0) as copy:
+        copy.shutdown(socket.SHUT_RDWR)
+
+
+def leave_read_only_server(context: ExceptionContext) -> None:
+    # A primary that has become a standby refuses to write. A new connection, to a URL with several
+    # hosts, finds the new primary.
+    if isinstance(context.original_exception, psycopg.errors.ReadOnlySqlTransaction):
+        context.is_disconnect = True

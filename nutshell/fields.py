@@ -1,0 +1,95 @@
+"""Types of fields and columns that more than one service wants."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from annotated_types import Interval, MaxLen
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    ConfigDict,
+    EmailStr,
+    Strict,
+    StringConstraints,
+    WithJsonSchema,
+)
+from sqlalchemy import BigInteger, Integer
+from sqlmodel import Field, SQLModel
+
+# A migration can alter only what has a name, so every constraint gets one.
+SQLModel.metadata.naming_convention = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+}
+
+# SQLite numbers rows by itself only in a column declared INTEGER, which has 64 bits there anyway.
+# AUTOINCREMENT keeps it from giving the id of a deleted row to a new one.
+BIGINT = BigInteger().with_variant(Integer, "sqlite")
+NEVER_REUSE_IDS = {"sqlite_autoincrement": True}
+
+# For Create, Update and Filter schemas: a misspelt field is an error and not a silence.
+REFUSE_UNKNOWN: Any = ConfigDict(extra="forbid")
+
+# The default of a field in an Update schema that may be left out, but may not be null.
+LEFT_OUT: Any = Field(default_factory=lambda: None)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def refuse_display_name(value: object) -> object:
+    """Refuses `Ada <ada@example.com>`. Pydantic would keep the address and drop the name."""
+    if isinstance(value, str) and "<" in value:
+        raise ValueError("give the address alone, without a name")
+    return value
+
+
+def require_number(value: object) -> object:
+    """Refuses "1" and true, which pydantic takes for numbers. In JSON, 1.0 is a whole number."""
+    if isinstance(value, str | bool):
+        raise ValueError("give a number")  # noqa: TRY004 (pydantic takes no TypeError)
+    return value
+
+
+def require_date_and_time(value: object) -> object:
+    """Refuses numbers, which pydantic takes for seconds since 1970."""
+    if isinstance(value, datetime) or re.match(r"\d{4}-\d\d-\d\d[Tt ]", str(value)):
+        return value
+    raise ValueError("give a date and time with an offset, as in 2030-01-31T12:00:00Z (RFC 3339)")
+
+
+def to_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the year in UTC must be from 1 to 9999") from None
+
+
+# Beyond 2**53 neither JavaScript nor the numbers of an OpenAPI document are exact.
+MAX_INT = 2**53 - 1
+
+# The id of a row, in a path or a query.
+Id = Annotated[int, Interval(ge=1, le=MAX_INT)]
+# The id of another row, in a body.
+Reference = Annotated[Id, BeforeValidator(require_number)]
+# PostgreSQL cannot store NUL.
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+# true or false, and not "yes" or 1.
+Flag = Annotated[bool, Strict()]
+# Stored in lower case, so that a unique constraint ignores case.
+Email = Annotated[
+    EmailStr,
+    MaxLen(255),
+    BeforeValidator(refuse_display_name),
+    AfterValidator(str.lower),
+    # email-validator takes international addresses, and at most the 254 characters of RFC 5321.
+    WithJsonSchema({"type": "string", "format": "idn-email", "maxLength": 254}),
+]
+# A moment in time, with an offset, converted to UTC.
+Instant = Annotated[AwareDatetime, BeforeValidator(require_date_and_time), AfterValidator(to_utc)]

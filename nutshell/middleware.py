@@ -1,0 +1,106 @@
+"""What every request passes on its way to a route, and every answer on its way back."""
+
+import logging
+import re
+from contextvars import ContextVar
+from time import perf_counter
+from uuid import uuid4
+
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nutshell.errors import failure
+from nutshell.settings import settings
+
+logger = logging.getLogger(__name__)
+
+# In bytes. A batch of 100 items with every character escaped fits.
+MAX_BODY = 1024 * 1024
+
+# Of the request under way: in its answer, and in every line of the log.
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+SANE_ID = re.compile(rb"[\w.-]{1,64}", re.ASCII)
+
+
+EMAIL = re.compile(r"[^\s'\"(=/]+(?:@|%40)[^\s'\")&/]+")
+
+
+class Formatter(logging.Formatter):
+    """Adds the request id, and hides e-mail addresses."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.request_id = request_id.get()
+        line = super().format(record)
+        return EMAIL.sub("(e-mail)", line) if "@" in line or "%40" in line else line
+
+
+class Edge:
+    """The outermost part of the app. It is one middleware, because each costs every request.
+
+    `__call__` gives a request its id and its line in the log; `answer`, inside of CORS, limits the
+    body, answers HEAD as GET, and turns what nobody has handled into a 500 without internals.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.inner: ASGIApp = self.answer
+        if settings.cors_origins:
+            self.inner = CORSMiddleware(
+                self.answer,
+                allow_origins=settings.cors_origins,
+                allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
+                allow_headers=["*"],
+                expose_headers=["Link", "Location", "ETag", "Retry-After", "X-Request-ID"],
+            )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status = perf_counter(), 0
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        own_id = given if SANE_ID.fullmatch(given) else uuid4().hex.encode()
+        request_id.set(own_id.decode())
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"].append((b"x-request-id", own_id))
+            await send(message)
+
+        try:
+            await self.inner(scope, receive, send_with_id)
+        finally:
+            path = scope["raw_path"].decode("latin-1")  # without the query
+            took = (perf_counter() - started) * 1000
+            more = scope.get("trace", "")  # of live.py, when that is on
+            logger.info("%s %s %d %.1f ms%s", scope["method"], path, status, took, more)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        declared = int(dict(scope["headers"]).get(b"content-length", 0))
+        received, started = 0, False
+
+        async def receive_limited() -> Message:
+            nonlocal received
+            message: Message = {} if declared > MAX_BODY else await receive()
+            received += len(message.get("body", b""))
+            if max(declared, received) > MAX_BODY:
+                raise HTTPException(413, f"A body may have {MAX_BODY} bytes at most.")
+            return message
+
+        async def watch_start(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        if scope["method"] == "HEAD":  # the server drops the body
+            scope = dict(scope, method="GET")
+        try:
+            await self.app(scope, receive_limited, watch_start)
+        except Exception:
+            if started:
+                raise  # too late for another answer
+            logger.exception("%s failed", scope["method"])
+            await failure()(scope, receive, send)

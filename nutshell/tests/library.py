@@ -1,0 +1,165 @@
+"""Resources of the tests' own: shelves, books on them, and loans of books."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from annotated_types import MaxLen, MinLen
+from fastapi import Query
+from pydantic import BaseModel
+from pydantic import Field as BodyField
+from sqlalchemy import Index
+from sqlalchemy.orm import Mapped, joinedload
+from sqlmodel import Field, Relationship, SQLModel, col, select
+
+from nutshell.app import create_app
+from nutshell.database import SessionDep
+from nutshell.fields import BIGINT, LEFT_OUT, NEVER_REUSE_IDS, REFUSE_UNKNOWN, Id, Reference, Text
+from nutshell.idempotency import KEYS
+from nutshell.paging import Page, as_dicts
+from nutshell.routes import IfMatchDep, ReplyDep
+
+Label = Annotated[Text, MinLen(1), MaxLen(100)]
+
+
+class ShelfCreate(SQLModel):
+    model_config = REFUSE_UNKNOWN
+
+    label: Label
+
+
+class Shelf(SQLModel, table=True):
+    __tablename__ = "shelves"
+    __table_args__ = NEVER_REUSE_IDS
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
+    label: str = Field(unique=True, max_length=100)
+
+
+class ShelfRead(BaseModel):
+    id: int
+    label: str
+
+
+class BookCreate(SQLModel):
+    model_config = REFUSE_UNKNOWN
+
+    title: Label
+    shelf_id: Reference | None = None
+
+
+class Book(SQLModel, table=True):
+    __tablename__ = "books"
+    __table_args__ = (Index(None, "shelf_id", "id"), NEVER_REUSE_IDS)
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
+    title: str = Field(max_length=100)
+    shelf_id: int | None = Field(
+        default=None, foreign_key="shelves.id", ondelete="SET NULL", sa_type=BIGINT
+    )
+    shelf: Mapped[Shelf | None] = Relationship()
+
+
+class BookRead(BaseModel):
+    id: int
+    title: str
+    shelf_id: int | None
+
+
+class BookReadWithShelf(BookRead):
+    shelf: ShelfRead | None
+
+
+class BookUpdate(SQLModel):
+    model_config = REFUSE_UNKNOWN
+
+    title: Label = LEFT_OUT
+    shelf_id: Reference | None = None
+
+
+class Loan(SQLModel, table=True):
+    """What the API does not show: it keeps a book from being deleted."""
+
+    __tablename__ = "loans"
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
+    book_id: int = Field(foreign_key="books.id", sa_type=BIGINT)
+
+
+TABLES = [*(SQLModel.metadata.tables[name] for name in ("shelves", "books", "loans")), KEYS]
+WITH_SHELF = joinedload(Book.shelf)
+
+app = create_app("Library", summary="For the tests.")
+
+
+@app.get("/shelves", response_model=list[ShelfRead])
+async def list_shelves(
+    page: Annotated[Page, Query()], session: SessionDep, reply: ReplyDep
+) -> Sequence[Any]:
+    return reply.page(page, as_dicts(await session.exec(page.select(Shelf, ShelfRead))))
+
+
+@app.post("/shelves", response_model=ShelfRead, status_code=201)
+async def create_shelf(data: ShelfCreate, session: SessionDep, reply: ReplyDep) -> Shelf:
+    shelf = Shelf(**data.model_dump())
+    session.add(shelf)
+    await session.commit()
+    reply.created(f"shelves/{shelf.id}")
+    return shelf
+
+
+@app.delete("/shelves/{shelf_id}", status_code=204)
+async def delete_shelf(shelf_id: Id, session: SessionDep) -> None:
+    await session.delete(await session.get_one(Shelf, shelf_id, with_for_update=True))
+    await session.commit()
+
+
+@app.get("/books", response_model=list[BookReadWithShelf])
+async def list_books(
+    page: Annotated[Page, Query()], session: SessionDep, reply: ReplyDep
+) -> Sequence[Book]:
+    query = page.cut(select(Book).options(WITH_SHELF), col(Book.id))
+    return reply.page(page, (await session.exec(query)).all())
+
+
+@app.post("/books", response_model=BookRead, status_code=201)
+async def create_book(data: BookCreate, session: SessionDep, reply: ReplyDep) -> Book:
+    book = Book(**data.model_dump())
+    session.add(book)
+    await session.commit()
+    reply.created(f"books/{book.id}")
+    return book
+
+
+@app.post("/books/batch", response_model=list[BookRead], status_code=201)
+async def create_books(
+    data: Annotated[list[BookCreate], BodyField(min_length=1, max_length=100)],
+    session: SessionDep,
+) -> Sequence[Book]:
+    books = [Book(**book.model_dump()) for book in data]
+    session.add_all(books)
+    await session.commit()
+    return books
+
+
+@app.get("/books/{book_id}", response_model=BookRead)
+async def read_book(book_id: Id, session: SessionDep) -> Book:
+    return await session.get_one(Book, book_id)
+
+
+@app.patch("/books/{book_id}", response_model=BookRead)
+async def update_book(
+    book_id: Id, data: BookUpdate, session: SessionDep, if_match: IfMatchDep
+) -> Book:
+    book = await session.get_one(Book, book_id, with_for_update=True)
+    if_match.check(BookRead, book)
+    book.sqlmodel_update(data.model_dump(exclude_unset=True))
+    await session.commit()
+    return book
+
+
+@app.delete("/books/{book_id}", status_code=204)
+async def delete_book(book_id: Id, session: SessionDep, if_match: IfMatchDep) -> None:
+    book = await session.get_one(Book, book_id, with_for_update=True)
+    if_match.check(BookRead, book)
+    await session.delete(book)
+    await session.commit()

@@ -1,0 +1,142 @@
+"""The pools: who gets a connection, for how long, and in what state."""
+
+import asyncio
+import time
+
+import httpx
+import pytest
+from psycopg import AsyncConnection
+from sqlalchemy import URL, make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from nutshell import engines
+from nutshell.engines import Pool, make_engine
+from nutshell.tests.fixtures import Pools, Wire, assert_problem, create
+
+
+async def queue_up(pool: Pool, *names: str, give_up: int | None = None) -> list[str]:
+    """Who gets a pool's only connection, in order. A newcomer asks when it has just come back."""
+    served: list[str] = []
+
+    async def borrow(name: str) -> None:
+        async with asyncio.timeout(2), pool.turn(), pool.engine.connect():
+            served.append(name)
+            await asyncio.sleep(0)
+
+    waiting = []
+    async with pool.turn(), pool.engine.connect():
+        for name in names:
+            waiting.append(asyncio.create_task(borrow(name)))
+            await asyncio.sleep(0.01)
+    # The first has its turn now, but has not woken up to it yet.
+    if give_up is not None:
+        waiting[give_up].cancel()
+    await borrow("newcomer")
+    await asyncio.gather(*waiting, return_exceptions=True)
+    return served
+
+
+@pytest.fixture
+def single(pools: Pools) -> Pool:
+    return Pool(pools.reader.engine, 1)
+
+
+async def test_connections_are_lent_in_the_order_of_asking(single: Pool) -> None:
+    assert await queue_up(single, "first", "second") == ["first", "second", "newcomer"]
+
+
+@pytest.mark.parametrize(("give_up", "left"), [(0, "second"), (1, "first")])
+async def test_place_of_a_request_that_gives_up_is_not_lost(
+    single: Pool, give_up: int, left: str
+) -> None:
+    assert await queue_up(single, "first", "second", give_up=give_up) == [left, "newcomer"]
+
+
+async def test_request_waits_four_seconds_for_a_connection(
+    client: httpx.AsyncClient, pools: Pools
+) -> None:
+    async def fill(pool: Pool, number: int) -> float:
+        async with pool.turn():
+            if number > 1:
+                return await fill(pool, number - 1)
+            began = time.monotonic()
+            calls = [client.get("/books") for _ in range(3)]
+            for response in await asyncio.gather(*calls):
+                assert_problem(response, 503)
+                assert response.headers["retry-after"] == "1"
+            return time.monotonic() - began
+
+    assert 3.9 < await fill(pools.reader, pools.reader.size) < 6
+    assert (await client.get("/books")).status_code == 200
+
+
+async def test_second_session_of_a_request_waits_no_longer(
+    url: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turns count requests. The pool itself gives up in time when one wants two connections."""
+    monkeypatch.setattr(engines, "WAIT", 1)
+    engine = make_engine(url, 1)
+    async with engine.connect():
+        with pytest.raises(PoolTimeout):
+            async with asyncio.timeout(3):
+                await engine.connect()
+    await engine.dispose()
+
+
+async def test_statements_are_not_prepared_and_not_shown(pools: Pools) -> None:
+    for pool in pools.both:
+        async with pool.engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            if isinstance(driver, AsyncConnection):
+                assert driver.prepare_threshold is None
+            with pytest.raises(DBAPIError) as error:
+                await connection.execute(text("SELECT :secret FROM nowhere"), {"secret": "sesame"})
+            assert "nowhere" in str(error.value)
+            assert "sesame" not in str(error.value)
+
+
+async def test_read_sends_no_rollback(client: httpx.AsyncClient, wire: Wire, pools: Pools) -> None:
+    await create(client, "/books", title="Notes")
+    async with pools.reader.engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+    wire.clear()
+    async with pools.reader.engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+    assert wire.verbs() == ["SELECT"]
+
+
+async def test_connection_is_cut_when_it_is_held_too_long(
+    client: httpx.AsyncClient, pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pools.reader.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has no server that could freeze")
+    monkeypatch.setattr(engines, "HOLD", 0.3)
+    async with pools.reader.engine.connect() as connection:
+        with pytest.raises(DBAPIError) as error:
+            await connection.execute(text("SELECT pg_sleep(5)"))
+        assert error.value.connection_invalidated
+    assert (await client.get("/books")).status_code == 200
+
+
+async def test_read_only_server_is_left(client: httpx.AsyncClient, pools: Pools) -> None:
+    engine = pools.writer.engine
+    if engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has no server")
+    async with engine.connect() as connection:
+        before = await connection.scalar(text("SELECT pg_backend_pid()"))
+        await connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+        await connection.commit()
+    assert_problem(await client.post("/books", json={"title": "Notes"}), 503)
+    assert (await client.post("/books", json={"title": "Notes"})).status_code == 201
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT pg_backend_pid()")) != before
+
+
+@pytest.mark.parametrize("url", ["sqlite:////tmp/a.db", "postgresql+psycopg://a@127.0.0.1:1/b"])
+async def test_pools_are_no_larger_than_asked(url: str) -> None:
+    reader, writer = engines.make_pools(make_url(url), 7)
+    sizes = [pool.engine.pool.size() for pool in (reader, writer)]  # type: ignore[attr-defined]
+    assert sizes == [reader.size, writer.size]
+    assert sizes == [7, 1 if url.startswith("sqlite") else 7]
+    assert make_engine(make_url(url), 1).pool._max_overflow == 0  # type: ignore[attr-defined]

@@ -1,0 +1,161 @@
+"""Every failure is one problem document, and none tells more than it should."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from pydantic import BaseModel
+from sqlalchemy import text
+from sqlalchemy.orm import joinedload, load_only
+from sqlmodel import select
+
+from nutshell.database import SessionDep
+from nutshell.tests.fixtures import Pools, assert_problem, create
+from nutshell.tests.library import Book, BookReadWithShelf, Loan, Shelf
+
+ABSENT = 2**53 - 1
+
+
+async def test_wrong_response_model_is_a_defect(client: httpx.AsyncClient, extra: FastAPI) -> None:
+    class Reader(BaseModel):
+        id: int
+        name: str
+
+    await create(client, "/shelves", label="Top")
+
+    @extra.get("/readers", response_model=list[Reader])
+    async def list_readers(session: SessionDep) -> Sequence[Any]:
+        return (await session.exec(select(Shelf))).all()
+
+    assert_problem(await client.get("/readers"), 500)
+
+
+async def test_partly_loaded_relation_is_a_defect_and_the_log_repeats_no_row(
+    client: httpx.AsyncClient, extra: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf = await create(client, "/shelves", label="Secret")
+    await create(client, "/books", title="Hidden", shelf_id=shelf["id"])
+
+    @extra.get("/partly", response_model=list[BookReadWithShelf])
+    async def list_partly(session: SessionDep) -> Sequence[Any]:
+        shown = joinedload(Book.shelf).options(load_only(Shelf.id))  # type: ignore[arg-type]
+        books = (await session.exec(select(Book).options(shown))).all()
+        session.expunge_all()  # else aiosqlite would be asked for the rest, and leave a mess
+        return books
+
+    with caplog.at_level(logging.ERROR):
+        assert_problem(await client.get("/partly"), 500)
+    assert "'label'" in caplog.text
+    assert "Secret" not in caplog.text
+    assert "Hidden" not in caplog.text
+
+
+async def test_unique_constraint_names_the_field(client: httpx.AsyncClient) -> None:
+    await create(client, "/shelves", label="Top")
+    response = await client.post("/shelves", json={"label": "Top"})
+    assert_problem(response, 409, ("body", "label"))
+    assert response.json()["errors"][0]["type"] == "unique"
+
+
+async def test_foreign_key_names_the_field(client: httpx.AsyncClient) -> None:
+    book = await create(client, "/books", title="Notes")
+    data = {"title": "a", "shelf_id": ABSENT}
+    for response in (
+        await client.post("/books", json=data),
+        await client.patch(f"/books/{book['id']}", json=data),
+    ):
+        assert_problem(response, 409, ("body", "shelf_id"))
+        assert response.json()["errors"][0]["type"] == "foreign_key"
+
+
+async def test_refused_reference_in_a_batch_names_its_index_where_the_database_tells(
+    client: httpx.AsyncClient, pools: Pools
+) -> None:
+    data = [{"title": "a"}, {"title": "b"}, {"title": "c", "shelf_id": ABSENT}, {"title": "d"}]
+    response = await client.post("/books/batch", json=data)
+    told = pools.writer.engine.dialect.name == "postgresql"
+    location = ("body", 2, "shelf_id") if told else ("body", "shelf_id")
+    assert_problem(response, 409, location)
+
+
+async def test_row_that_others_refer_to_cannot_be_deleted(
+    client: httpx.AsyncClient, pools: Pools
+) -> None:
+    book = await create(client, "/books", title="Notes")
+    async with pools.writer.engine.begin() as connection:
+        await connection.execute(Loan.__table__.insert(), {"book_id": book["id"]})  # type: ignore[attr-defined]
+    assert_problem(await client.delete(f"/books/{book['id']}"), 409)
+    assert (await client.get(f"/books/{book['id']}")).status_code == 200
+
+
+async def test_constraint_of_another_application_conflicts_too(
+    client: httpx.AsyncClient, pools: Pools
+) -> None:
+    book = await create(client, "/books", title="Notes")
+    async with pools.writer.engine.begin() as connection:
+        await connection.execute(
+            text("CREATE TABLE other_app (book_id BIGINT NOT NULL REFERENCES books (id))")
+        )
+        await connection.execute(text("INSERT INTO other_app VALUES (:id)"), book)
+    try:
+        assert_problem(await client.delete(f"/books/{book['id']}"), 409)
+    finally:
+        async with pools.writer.engine.begin() as connection:
+            await connection.execute(text("DROP TABLE other_app"))
+
+
+async def test_citus_names_the_constraint_of_a_shard_in_the_message_alone() -> None:
+    from nutshell.errors import violation
+
+    class Diagnostics:
+        constraint_name = None
+        message_primary = 'duplicate key value violates unique constraint "uq_shelves_label_102008"'
+        message_detail = "Key (label)=(Top) already exists."
+
+    class Refused(Exception):  # noqa: N818
+        sqlstate = "23505"
+        diag = Diagnostics
+
+    class Wrapped:
+        orig = Refused()
+
+    assert violation(Wrapped()) == ("unique", ["label"], "Top")  # type: ignore[arg-type]
+
+
+async def test_constraint_that_the_schemas_should_keep_is_a_defect(
+    client: httpx.AsyncClient, extra: FastAPI
+) -> None:
+    @extra.post("/untitled")
+    async def add_without_title(session: SessionDep) -> None:
+        session.add(Book(title=None))  # type: ignore[arg-type]
+        await session.commit()
+
+    response = await client.post("/untitled")
+    assert_problem(response, 500)
+    assert "title" not in response.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["column", "table"])
+async def test_schema_that_differs_from_the_models_is_a_defect(
+    client: httpx.AsyncClient, extra: FastAPI, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    statement = {"column": "SELECT missing FROM books", "table": "SELECT 1 FROM missing"}[name]
+
+    @extra.get("/missing")
+    async def read_missing(session: SessionDep) -> None:
+        await session.scalar(text(statement))
+
+    with caplog.at_level(logging.ERROR):
+        assert_problem(await client.get("/missing"), 500)
+    assert "schema differs from the models" in caplog.text
+
+
+async def test_wrong_statement_is_a_defect(client: httpx.AsyncClient, extra: FastAPI) -> None:
+    @extra.get("/wrong")
+    async def divide(session: SessionDep) -> None:
+        await session.scalar(text("SELECT abs(-9223372036854775807 - 1) / 0"))
+
+    assert_problem(await client.get("/wrong"), 500)

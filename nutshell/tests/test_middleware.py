@@ -1,0 +1,75 @@
+"""The edge of the app: request ids, the log's line, CORS, and answers that break off."""
+
+import logging
+import re
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+
+from nutshell.app import create_app
+from nutshell.settings import settings
+from nutshell.tests.asgi import call
+
+ORIGIN = "https://app.example.com"
+
+
+async def test_sane_request_id_is_kept_and_any_other_replaced(client: httpx.AsyncClient) -> None:
+    kept = await client.get("/healthz", headers={"x-request-id": "trace-1.a_B"})
+    assert kept.headers["x-request-id"] == "trace-1.a_B"
+    for odd in ("", "a b", "x" * 65, "\xe9", "a@b"):
+        made = await client.get("/healthz", headers=[(b"x-request-id", odd.encode("latin-1"))])
+        assert re.fullmatch(r"[0-9a-f]{32}", made.headers["x-request-id"])
+
+
+async def test_each_request_has_a_line_in_the_log(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "nutshell.middleware"):
+        await client.get("/books?secret=sesame")
+        await client.head("/nowhere")
+    first, second = (record.getMessage() for record in caplog.records)
+    assert re.fullmatch(r"GET /books 422 \d+\.\d ms", first)
+    assert re.fullmatch(r"HEAD /nowhere 404 \d+\.\d ms", second)
+
+
+async def test_answer_that_breaks_off_is_no_second_answer(app: FastAPI, extra: FastAPI) -> None:
+    @extra.get("/broken", response_class=StreamingResponse)
+    async def break_off() -> StreamingResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"one"
+            raise RuntimeError("broken off")
+
+        return StreamingResponse(parts())
+
+    with pytest.raises(RuntimeError, match="broken off"):
+        await call(app, "GET", "/broken")
+
+
+async def test_cors_answers_preflights_and_defects_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(settings, "cors_origins", [ORIGIN])
+    app = create_app("Library", summary="With CORS.")
+
+    @app.get("/defect")
+    async def fail() -> None:
+        raise RuntimeError
+
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        ask = {"origin": ORIGIN, "access-control-request-method": "PATCH"}
+        with caplog.at_level(logging.INFO, "nutshell.middleware"):
+            preflight = await client.options("/defect", headers=ask)
+        assert preflight.status_code == 200
+        assert "PATCH" in preflight.headers["access-control-allow-methods"]
+        assert "x-request-id" in preflight.headers
+        assert caplog.records[-1].getMessage().startswith("OPTIONS /defect 200")
+        defect = await client.get("/defect", headers={"origin": ORIGIN})
+        assert defect.status_code == 500
+        assert defect.headers["access-control-allow-origin"] == ORIGIN
+        assert "ETag" in defect.headers["access-control-expose-headers"]
+        other = await client.get("/healthz", headers={"origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers
