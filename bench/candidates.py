@@ -38,7 +38,7 @@ class Candidate:
         return ENVIRONMENTS / self.name
 
     def install(self) -> None:
-        """Raises RuntimeError with the reason when this machine cannot have it."""
+        """Raises RuntimeError with the reason when it cannot be installed here."""
         self.environment.mkdir(parents=True, exist_ok=True)
         if (self.folder / "package.json").exists():
             if shutil.which("npm") is None:

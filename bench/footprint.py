@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PORT = 8765
 STARTS = 5
 
-# Imports what a worker, a release and an e-mail address import, then names what nobody wanted.
+# Imports all that a worker, a release and an e-mail address need, then names the packages left over.
 UNUSED = """
 import sys, importlib.metadata
 import main, nutshell.__main__, uvloop, httptools, psycopg, aiosqlite, alembic.command

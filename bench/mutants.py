@@ -31,7 +31,7 @@ test-command = "{TESTS} -m 'not slow and not soak'"
 [cosmic-ray.distributor]
 name = "local"
 """
-# The `|` of this code stands between types and between dictionaries.
+# In this code `|` joins types and dictionaries. To change it breaks every import.
 POINTLESS = "core/ReplaceBinaryOperator_BitOr"
 
 

@@ -1,4 +1,4 @@
-"""bench/results.md: each measurement has a section there, and renews its own."""
+"""bench/results.md: each measurement rewrites its own section."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ def versions() -> str:
 
 
 def write(title: str, text: str) -> None:
-    """Puts the text under its title, in place of what was there."""
+    """Replaces the section with this title, or adds it."""
     print(text)
     section = f"## {title}\n\n{text.strip()}\n\n"
     old = RESULTS.read_text() if RESULTS.exists() else "# Measurements\n\n"

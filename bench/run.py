@@ -1,4 +1,4 @@
-"""The service beside what one would take instead: same database, same table, same load.
+"""The service beside its alternatives: same database, same table, same load.
 
 `make bench` runs it, in less than ten minutes. Every figure is the median of interleaved rounds:
 requests per second, µs of CPU time per request in all processes of the server, ms at the 99th
@@ -187,7 +187,7 @@ def describe(candidates: list[Candidate], figures: Figures) -> str:
     text += table(["", *OPERATIONS], rows)
 
     def ratios(other: str) -> list[str]:
-        """How many times our CPU time per request the other's is, round by round."""
+        """The other's CPU time per request over ours: the median over the rounds."""
         return [
             f"{median(theirs.cpu / ours.cpu for theirs, ours in pairs):.2f}"
             for pairs in (

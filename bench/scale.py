@@ -55,7 +55,7 @@ def on_postgresql() -> str:
 
 
 def on_sqlite() -> str:
-    """16 readers, at first alone and then beside one writer."""
+    """16 readers, first alone and then beside one writer."""
     with TemporaryDirectory() as folder:
         url = make_url(f"sqlite:///{folder}/bench.db")
         OURS.run("alembic", "upgrade", "head", url=url)

@@ -8,7 +8,7 @@ import schemathesis
 from email_validator import EmailNotValidError, validate_email
 from hypothesis import strategies
 
-# Hypothesis likes to send the same text again, and to another body a used key is refused.
+# Hypothesis likes to repeat a text, and a key that was used with another body is refused.
 schemathesis.openapi.format("idempotency-key", strategies.builds(lambda: uuid4().hex).map(str))
 
 

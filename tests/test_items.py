@@ -7,8 +7,8 @@ import pytest
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models import Item
 from nutshell.tests.fixtures import Pools, Wire, assert_problem, create
+from models import Item
 
 ABSENT = 2**53 - 1
 
@@ -21,7 +21,7 @@ async def test_create_item_stores_it(
     assert response.status_code == 201
     item = response.json()
     assert item == data | {"id": item["id"], "created_at": item["created_at"]}
-    assert response.headers["location"] == f"http://127.0.0.1/items/{item['id']}"
+    assert response.headers["location"] == f"/items/{item['id']}"
     assert (await client.get(response.headers["location"])).json() == item
     stored = await session.get(Item, item["id"])
     assert stored is not None
@@ -73,7 +73,7 @@ async def test_create_items_stores_all_in_order_with_one_commit(
     assert response.status_code == 201
     begin, *inserts, commit = wire.verbs()
     assert (begin, set(inserts), commit) == ("BEGIN", {"INSERT"}, "COMMIT")
-    # SQLAlchemy inserts row by row into SQLite, which promises no order to what it returns.
+    # SQLite promises no order of the rows that it returns, so SQLAlchemy inserts one at a time.
     assert len(inserts) == (1 if wire.log else 100)
     items = response.json()
     assert [item["name"] for item in items] == [item["name"] for item in data]

@@ -23,7 +23,7 @@ from nutshell.tests.service import ROOT, copy_tree, plain_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-# What no two runs have in common.
+# What differs from run to run.
 VARYING = [
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d([.,]\d+)?"), "TIME"),
     (re.compile(r"(?m)^(date: ).*$"), r"\1DATE"),
@@ -56,7 +56,7 @@ class Newcomer:
         self.environment = plain_environment(bin_folder, HOME=str(folder))
         # In a terminal, curl shows no progress.
         (folder / ".curlrc").write_text("silent\n")
-        # How this machine reaches the packages.
+        # How pip reaches its packages on this machine.
         self.environment |= {
             name: value
             for name, value in os.environ.items()
@@ -69,7 +69,7 @@ class Newcomer:
         return re.sub(r"(?<=[:=])8000\b", str(self.port), command)
 
     def run(self, command: str) -> str:
-        """What a shell prints that is given the command."""
+        """Runs the command in a shell, and returns what it prints."""
         done = subprocess.run(
             ["bash", "-c", self.moved(command)],
             cwd=self.tree,
@@ -87,7 +87,7 @@ class Newcomer:
         return {path: path.stat().st_mtime_ns for path in self.tree.glob("*.py")}
 
     def follow(self, command: str) -> str:
-        """Runs the command; when that has changed the code, the service is waited for."""
+        """Runs the command. If that has changed the code, waits until the service has restarted."""
         before, starts = self.sources(), self.starts()
         printed = self.run(command)
         if self.service is not None and self.sources() != before:
@@ -135,7 +135,7 @@ class Newcomer:
             self.service.wait(30)
             self.service = None
 
-    # What to do with each kind of block; what they return says what was wrong.
+    # What to do with each kind of block. What they return says what went wrong.
 
     def sh(self, example: Example) -> str | None:
         *lines, last = [line.split("  #")[0].strip() for line in example.parsed.splitlines()]

@@ -7,8 +7,8 @@ import pytest
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models import Post
 from nutshell.tests.fixtures import Wire, assert_problem, create
+from models import Post
 
 ABSENT = 2**53 - 1
 POST = {"title": "Notes", "body": "On the engine."}
@@ -22,7 +22,7 @@ async def test_create_post_stores_it_under_user(
     post = response.json()
     assert post.keys() == {"id", "title", "body", "author_id", "created_at", "author"}
     assert (post["author_id"], post["author"]) == (user["id"], user)
-    assert response.headers["location"] == f"http://127.0.0.1/posts/{post['id']}"
+    assert response.headers["location"] == f"/posts/{post['id']}"
     assert (await client.get(response.headers["location"])).json() == post
     stored = await session.get(Post, post["id"])
     assert stored is not None
@@ -77,7 +77,7 @@ async def test_list_user_posts_answers_only_theirs(
     await create(client, f"/users/{bob['id']}/posts", **POST)
     second = await create(client, f"/users/{user['id']}/posts", **POST)
     for post in (first, second):
-        del post["author"]  # who is the same for all of them
+        del post["author"]  # the list is of one author, and does not repeat it
     assert (await client.get(f"/users/{user['id']}/posts")).json() == [first, second]
 
 

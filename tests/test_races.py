@@ -1,4 +1,4 @@
-"""Many clients, several worker processes, one row: who wins, and that nothing is lost."""
+"""Many clients, several worker processes, one row: one wins, and nothing is lost."""
 
 import threading
 import time
@@ -31,7 +31,7 @@ def service(empty_url: URL) -> Iterator[Service]:
 
 
 def at_once(service: Service, call: Callable[[httpx.Client, int], httpx.Response]) -> list[int]:
-    """The statuses of as many calls as there are clients, each on a connection of its own."""
+    """Makes one call per client, all at the same moment, and returns their statuses."""
     barrier = threading.Barrier(CLIENTS)
 
     def run(number: int) -> int:

@@ -58,7 +58,7 @@ def test_everything_works_behind_pgbouncer_in_transaction_mode(postgres: Postgre
 
 @pytest.fixture
 def pair() -> Iterator[tuple[Postgres, Postgres]]:
-    """A primary that acknowledges nothing before its standby has it, and that standby."""
+    """A primary with a synchronous standby: it acknowledges nothing before the standby has it."""
     primary = Postgres()
     standby = Postgres(primary=primary)
     primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
@@ -129,7 +129,7 @@ def test_standby_takes_over_and_no_acknowledged_write_is_lost(
             killed = time.monotonic()
             time.sleep(1)
             standby.execute("SELECT pg_promote()")
-            # What the dead primary set; the promoted standby would wait for one of its own.
+            # This was copied from the primary. The promoted standby would wait for a standby of its own.
             standby.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
             standby.execute("SELECT pg_reload_conf()")
             time.sleep(6)

@@ -1,4 +1,4 @@
-"""One request to an ASGI application, with nothing of a server or a client around it."""
+"""One request to an ASGI application, without a server or a client around it."""
 
 import asyncio
 from typing import Any
@@ -33,7 +33,7 @@ async def call(app: ASGIApp, method: str, target: str, body: bytes = b"") -> tup
 
     async def receive() -> Message:
         if not received:
-            await asyncio.Event().wait()  # no server tells of a client that is still there
+            await asyncio.Event().wait()  # the client stays connected
         return received.pop()
 
     async def send(message: Message) -> None:

@@ -14,7 +14,7 @@ CHROMIUM = shutil.which("chromium")
 
 @contextmanager
 def opened() -> Iterator[Page]:
-    """A new page. It must have had no errors, and asked nobody but this machine."""
+    """A new page. At the end it must have had no errors, and have called this machine alone."""
     wrong: list[str] = []
 
     def hear(line: ConsoleMessage) -> None:
@@ -30,7 +30,7 @@ def opened() -> Iterator[Page]:
             wrong.append(request.url)
 
     with sync_playwright() as playwright:
-        # Chromium refuses to lock root, who runs tests in containers, into its sandbox.
+        # As root, which tests in containers often are, Chromium runs only without its sandbox.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
         page.on("console", hear)
