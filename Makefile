@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: run test slow soak fuzz check pins footprint bench layers scale mutants screenshot
 
 run: .venv/run
-	TRACE=1 $(BIN)/python -m nutshell --reload
+	@trap 'exit 0' INT; TRACE=1 $(BIN)/python -m nutshell --reload
 
 test: .venv/dev
 	$(BIN)/pytest -m "not slow and not soak" --cov

@@ -101,7 +101,7 @@ WITH_AUTHOR = joinedload(Post.author, innerjoin=True)
 LOCK_POST = {"of": Post}  # and not its author
 
 
-@app.get("/users/{user_id}/posts", response_model=list[PostRead], tags=["posts"])
+@app.get("/users/{user_id}/posts", response_model=list[PostRead])
 async def list_user_posts(
     user_id: Id, page: Annotated[Page, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
@@ -113,9 +113,7 @@ async def list_user_posts(
     return reply.page(page, rows)
 
 
-@app.post(
-    "/users/{user_id}/posts", response_model=PostReadWithAuthor, status_code=201, tags=["posts"]
-)
+@app.post("/users/{user_id}/posts", response_model=PostReadWithAuthor, status_code=201)
 async def create_post(user_id: Id, data: PostCreate, session: SessionDep, reply: ReplyDep) -> Post:
     """Creates a post of this user. 409 when the user is deleted in the same moment."""
     author = await session.get_one(User, user_id)

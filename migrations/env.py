@@ -2,11 +2,13 @@
 
 import sqlite3
 import time
+from collections.abc import Callable
 from logging.config import fileConfig
 from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection, NullPool, create_engine, event, text
+from sqlalchemy.exc import OperationalError
 from sqlmodel import SQLModel
 
 import models  # noqa: F401 (its tables register themselves with SQLModel.metadata)
@@ -23,25 +25,31 @@ if context.config.cmd_opts is not None and context.config.config_file_name is no
 
 
 def use_wal(connection: sqlite3.Connection, _: object) -> None:
-    """Sets the journal in which readers and the writer do not wait for each other.
+    # In this journal readers and the writer do not wait for each other. The file remembers it.
+    wait_for_others(lambda: connection.execute("PRAGMA journal_mode=WAL"))
 
-    The file remembers it. While another process has the file open the change can fail at once,
-    whatever the timeout.
+
+def begin_immediate(connection: Connection) -> None:
+    wait_for_others(lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+
+
+def wait_for_others(execute: Callable[[], object]) -> None:
+    """Tries until no other process has the file locked.
+
+    SQLite's own timeout does not cover a change of the journal, and Ctrl-C does not end it.
     """
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
+            execute()
+        except (sqlite3.OperationalError, OperationalError) as error:
+            driver = error.orig if isinstance(error, OperationalError) else error
+            busy = getattr(driver, "sqlite_errorname", "") == "SQLITE_BUSY"
+            if not busy or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
         else:
             return
-
-
-def begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def include_name(name: str | None, kind: str, _: object) -> bool:
@@ -52,7 +60,7 @@ def include_name(name: str | None, kind: str, _: object) -> bool:
 def migrate() -> None:
     url = settings.database_url
     sqlite = url.get_backend_name() == "sqlite"
-    connect_args: dict[str, Any] = {"isolation_level": None, "timeout": PATIENCE} if sqlite else {}
+    connect_args: dict[str, Any] = {"isolation_level": None, "timeout": 0} if sqlite else {}
     engine = create_engine(url, poolclass=NullPool, connect_args=connect_args)
     if sqlite:
         event.listen(engine, "connect", use_wal)

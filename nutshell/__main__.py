@@ -2,15 +2,26 @@
 
 import logging.config
 import os
+import socket
+import sqlite3
 import sys
 from contextlib import suppress
 from typing import Any
 
 import uvicorn
+from alembic import command
+from alembic.util import CommandError
 from sqlalchemy import URL
-from uvicorn.supervisors import Multiprocess
+from sqlalchemy.exc import DBAPIError
+from uvicorn.supervisors import ChangeReload, Multiprocess
 
+from nutshell.app import MIGRATIONS
+from nutshell.protocol import Protocol
 from nutshell.settings import settings
+
+logger = logging.getLogger("nutshell")
+
+BACKLOG = 2048  # callers that connect in the same moment
 
 LOGGING: dict[str, Any] = {
     "version": 1,
@@ -69,31 +80,63 @@ class Supervisor(Multiprocess):
         super().terminate_all()
 
 
+def migrate_sqlite() -> None:
+    """Ends the process with one line when the file, or its schema, is not what it should be."""
+    try:
+        command.upgrade(MIGRATIONS, "head")
+    except (DBAPIError, sqlite3.Error, CommandError) as error:
+        reason = getattr(error, "orig", error)
+        sys.exit(f"DATABASE_URL: {without_secrets(settings.database_url)}: {reason}")
+
+
+def listen(host: str) -> socket.socket:
+    """Opens the port, for IPv4 and IPv6 unless a host is given. Some private networks are IPv6 alone.
+
+    Ends the process with one line when that cannot be.
+    """
+    options: dict[str, Any] = {"backlog": BACKLOG}
+    if not host and socket.has_dualstack_ipv6():
+        options |= {"family": socket.AF_INET6, "dualstack_ipv6": True}
+    try:
+        listener = socket.create_server((host, settings.port), **options)
+    except OSError as error:
+        sys.exit(f"PORT: {settings.port}: {os.strerror(error.errno or 0)}. Set PORT to another.")
+    listener.set_inheritable(True)  # by the workers
+    return listener
+
+
 def serve(*, reload: bool) -> None:
     logging.config.dictConfig(LOGGING)
-    logging.getLogger(__name__).info(describe())
-    options: dict[str, Any] = {
-        "app": "main:app",
-        "host": "127.0.0.1" if reload else "0.0.0.0",  # noqa: S104 (a PaaS calls from outside)
-        "port": settings.port,
-        "reload": reload,
-        "workers": settings.web_concurrency,
-        "log_config": LOGGING,
-        "access_log": False,  # middleware.py has a better one
-        "server_header": False,
+    logger.info(describe())
+    if settings.database_url.get_backend_name() == "sqlite":
+        migrate_sqlite()
+    listener = listen("127.0.0.1" if reload else "")
+    logger.info("Listening on http://127.0.0.1:%d", listener.getsockname()[1])
+    config = uvicorn.Config(
+        "main:app",
+        http=Protocol,
+        reload=reload,
+        workers=settings.web_concurrency,
+        log_config=LOGGING,
+        access_log=False,  # middleware.py has a better one
+        server_header=False,
         # Routers and load balancers have no fixed address, and access.py trusts no client's.
-        "forwarded_allow_ips": os.environ.get("FORWARDED_ALLOW_IPS", "*"),
+        forwarded_allow_ips=settings.forwarded_allow_ips,
         # A router that reuses a connection just as it is closed answers 502: outlast its 90 s.
-        "timeout_keep_alive": 95,
-        "timeout_graceful_shutdown": 20,
-    }
-    if settings.web_concurrency > 1 and not reload:
-        config = uvicorn.Config(**options)
-        Supervisor(config, [config.bind_socket()]).run()
+        timeout_keep_alive=95,
+        timeout_graceful_shutdown=20,
+    )
+    server = uvicorn.Server(config)
+    if reload:
+        ChangeReload(config, target=server.run, sockets=[listener]).run()
+    elif settings.web_concurrency > 1:
+        Supervisor(config, [listener]).run()
     else:
-        with suppress(KeyboardInterrupt):  # Ctrl-C during the start
-            uvicorn.run(**options)
+        server.run([listener])
+        if not server.started:
+            sys.exit(3)  # the app could not start; the log says why
 
 
 if __name__ == "__main__":
-    serve(reload="--reload" in sys.argv[1:])
+    with suppress(KeyboardInterrupt):  # Ctrl-C during the start
+        serve(reload="--reload" in sys.argv[1:])

@@ -1,6 +1,7 @@
 """Who may call: whoever has the API_TOKEN; when none is set, this machine alone."""
 
 import secrets
+from ipaddress import IPv6Address, ip_address
 
 from fastapi import HTTPException, Request
 
@@ -14,13 +15,29 @@ def is_local(request: Request) -> bool:
     """Whether the call was made on this machine, to this machine, and not passed on by a proxy.
 
     The server's own address comes from the socket, and nobody can forge it. The client's can be
-    forged.
+    forged. The `Host` must be local too: a page of another site can have its own name lead here
+    (DNS rebinding), and its browser then calls from this machine.
     """
-    address, _ = request.scope.get("server") or ("", None)
-    return (address == "::1" or address.startswith("127.")) and not any(
-        name.startswith("x-forwarded-") or name in ("forwarded", "via", "x-real-ip")
-        for name in request.headers
+    server, _ = request.scope.get("server") or ("", None)
+    name = request.url.hostname or ""
+    return (
+        is_loopback(server)
+        and (name == "localhost" or is_loopback(name))
+        and not any(
+            name.startswith("x-forwarded-") or name in ("forwarded", "via", "x-real-ip")
+            for name in request.headers
+        )
     )
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:  # a Unix socket, behind which is a proxy
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:  # IPv4, on a socket for both
+        address = address.ipv4_mapped
+    return address.is_loopback
 
 
 def check_access(request: Request) -> None:

@@ -2,9 +2,13 @@
 
 import asyncio
 import gc
+import multiprocessing
+import os
 import signal
+import threading
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,14 +20,14 @@ from fastapi.middleware import Middleware
 from fastapi.responses import RedirectResponse
 from fastapi_swagger import patch_fastapi  # type: ignore[import-untyped]
 from pydantic import BaseModel
-from sqlalchemy import text
+from sqlalchemy import URL, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from nutshell import database
 from nutshell.access import SECURITY_SCHEMES, is_local
 from nutshell.engines import make_engine
 from nutshell.errors import HANDLERS, describe_problems, documented
+from nutshell.idempotency import purge_old_keys
 from nutshell.middleware import Edge
 from nutshell.routes import ResourceRoute
 from nutshell.settings import settings
@@ -56,9 +60,10 @@ def create_app(title: str, summary: str) -> FastAPI:
         summary=summary,
         lifespan=lifespan,
         exception_handlers=HANDLERS,
-        # Operations are named as their functions: generated clients get `list_users()`.
+        # Operations have the names of their functions, and so have those of generated clients.
         generate_unique_id_function=lambda route: route.name,
         middleware=[Middleware(Edge)],
+        redirect_slashes=False,  # a redirect would go to whatever `Host` the caller names
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
@@ -83,9 +88,14 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if settings.database_url.get_backend_name() == "sqlite":
         await asyncio.to_thread(command.upgrade, MIGRATIONS, "head")
     let_interrupts_finish_requests()
+    follow_parent()
     spare_the_garbage_collector()
+    purging = asyncio.create_task(purge_old_keys())
     yield
-    for engine in (database.reader.engine, database.writer.engine, prober):
+    purging.cancel()
+    with suppress(asyncio.CancelledError):
+        await purging
+    for engine in (database.reader.engine, database.writer.engine, prober.engine):
         await engine.dispose()
 
 
@@ -93,6 +103,19 @@ def let_interrupts_finish_requests() -> None:
     # To uvicorn a second SIGINT means: drop the requests in flight. A second SIGTERM does not.
     if callable(stop := signal.getsignal(signal.SIGTERM)):
         signal.signal(signal.SIGINT, lambda _, frame: stop(signal.SIGTERM, frame))
+
+
+def follow_parent() -> None:
+    """Stops a worker whose supervisor was killed: it would hold the port, and nobody could stop it."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def spare_the_garbage_collector() -> None:
@@ -104,15 +127,47 @@ def spare_the_garbage_collector() -> None:
 
 
 REVISION = text("SELECT version_num FROM alembic_version")
-# A connection of its own: busy pools say nothing of the database.
-prober = make_engine(settings.database_url, 1, autocommit=True)
+READ_ONLY = text("SHOW transaction_read_only")
+FRESH = 1  # seconds
 
 
-async def is_read_only(connection: AsyncConnection) -> bool:
-    """Whether this is a standby, or a primary that refuses to write."""
-    if connection.dialect.name != "postgresql":
-        return False
-    return bool(await connection.scalar(text("SHOW transaction_read_only")) == "on")
+class Prober:
+    """Asks the database whether it is as this service needs it, once a second however many ask.
+
+    It has a connection of its own: that a pool is busy, or a table locked, says nothing of the
+    database.
+    """
+
+    def __init__(self, url: URL) -> None:
+        self.engine = make_engine(url, 1, autocommit=True)
+        self.lock = asyncio.Lock()
+        self.asked = float("-inf")
+        self.reason: str | None = None
+
+    async def find_reason(self) -> str | None:
+        """Why the service is not ready, if it is not."""
+        async with self.lock:
+            if time.monotonic() > self.asked + FRESH:
+                self.reason = await self.ask()
+                self.asked = time.monotonic()
+            return self.reason
+
+    async def ask(self) -> str | None:
+        try:
+            async with self.engine.connect() as connection:
+                revision = await connection.scalar(REVISION)
+                postgresql = connection.dialect.name == "postgresql"
+                if postgresql and await connection.scalar(READ_ONLY) == "on":
+                    await connection.invalidate()  # the next may reach a server that takes writes
+                    return "The database takes no writes."
+        except SQLAlchemyError:
+            return "The database does not answer, or has no schema."
+        if revision != HEAD:
+            return f"The schema is at {revision}, the service wants {HEAD}."
+        return None
+
+
+prober = Prober(settings.database_url)
 
 
 class Health(BaseModel):
@@ -126,18 +181,8 @@ async def read_health() -> Health:
 
 async def read_readiness() -> Health:
     """Tells whether the database answers, takes writes, and has the schema of this service."""
-    try:
-        async with prober.connect() as connection:
-            (revision,) = (await connection.execute(REVISION)).one()
-            read_only = await is_read_only(connection)
-            if read_only:
-                await connection.invalidate()  # the next may reach a server that takes writes
-    except SQLAlchemyError as error:
-        raise HTTPException(503, "The database does not answer, or has no schema.") from error
-    if read_only:
-        raise HTTPException(503, "The database takes no writes.")
-    if revision != HEAD:
-        raise HTTPException(503, f"The schema is at {revision}, the service wants {HEAD}.")
+    if reason := await prober.find_reason():
+        raise HTTPException(503, reason)
     return Health()
 
 

@@ -1,19 +1,24 @@
 """Two engines with a pool each: one reads on autocommit, the other writes in transactions."""
 
 import asyncio
+import os
+import select
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 from sqlalchemy import URL, Connection, event
 from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 WAIT = 4  # seconds that a request waits for a connection
-HOLD = 5  # seconds that it may keep one
+HOLD = 4  # seconds that it may keep one
+CANCEL = 1  # seconds that the server has, after those, to stop what it does for it
 
 
 class Pool:
@@ -69,14 +74,23 @@ def make_engine(url: URL, size: int, *, autocommit: bool = False) -> AsyncEngine
         # A single statement needs no transaction. Without one it takes one round trip, not three.
         options |= {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
     if url.get_backend_name() == "sqlite":
-        # The driver must not begin transactions by itself: it begins them too late.
+        # The driver must not begin transactions by itself: it begins them too late. mode=rw makes
+        # no new file when the service's own is gone.
         options["connect_args"] = {"isolation_level": None, "timeout": WAIT}
-        engine = create_async_engine(url.set(drivername="sqlite+aiosqlite"), **options)
+        file = URL.create(
+            "sqlite+aiosqlite",
+            database=f"file:{quote(url.database or '')}",
+            query={"mode": "rw", "uri": "true"},
+        )
+        engine = create_async_engine(file, **options)
         event.listen(engine.sync_engine, "connect", prepare_sqlite)
+        event.listen(engine.sync_engine, "connect", remember_file(url.database))
+        event.listen(engine.sync_engine, "checkout", check_file(url.database))
         return engine
     # Prepared statements break behind proxies that pool by transaction.
     options["connect_args"] = {"prepare_threshold": None, "connect_timeout": WAIT}
     engine = create_async_engine(url, **options)
+    event.listen(engine.sync_engine, "checkout", check_connection)
     event.listen(engine.sync_engine, "checkout", set_deadline)
     event.listen(engine.sync_engine, "checkin", clear_deadline)
     event.listen(engine.sync_engine, "handle_error", leave_read_only_server)
@@ -90,6 +104,31 @@ def prepare_sqlite(connection: Any, _: object) -> None:
     connection.create_function("lower", 1, lower, deterministic=True)
 
 
+def file_number(path: str | None) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path or "")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def remember_file(path: str | None) -> Callable[..., None]:
+    def remember(_: object, record: Any) -> None:
+        record.info["file"] = file_number(path)
+
+    return remember
+
+
+def check_file(path: str | None) -> Callable[..., None]:
+    """Leaves a connection to a file that has been deleted or replaced: what it stores is lost."""
+
+    def check(_: object, record: Any, __: object) -> None:
+        if record.info["file"] != file_number(path):
+            raise DisconnectionError
+
+    return check
+
+
 def lower(text: str | None) -> str | None:
     return text and text.lower()
 
@@ -100,12 +139,22 @@ def begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
+def check_connection(connection: Any, _: object, __: object) -> None:
+    """Leaves a connection that the server has closed, by a restart or because nobody used it.
+
+    The pool then makes another. Nothing is asked: bytes on an idle line mean that it ends.
+    """
+    line = select.poll()
+    line.register(connection.driver_connection.fileno(), select.POLLIN)
+    if line.poll(0):
+        raise DisconnectionError
+
+
 def set_deadline(connection: Any, record: Any, _: object) -> None:
-    # A frozen database never answers, and its driver waits for ever. Hanging up is all that helps:
-    # the driver then reports a lost connection.
+    # A frozen database never answers, and its driver waits for ever.
     driver = connection.driver_connection
     loop = asyncio.get_running_loop()
-    record.record_info["deadline"] = loop.call_later(HOLD, hang_up, driver)
+    record.record_info["deadline"] = loop.call_later(HOLD, cut, driver, record)
 
 
 def clear_deadline(_: object, record: Any) -> None:
@@ -114,7 +163,17 @@ def clear_deadline(_: object, record: Any) -> None:
         deadline.cancel()
 
 
-def hang_up(driver: psycopg.AsyncConnection) -> None:
+def cut(driver: psycopg.AsyncConnection, record: Any) -> None:
+    record.record_info["deadline"] = asyncio.create_task(cancel_and_hang_up(driver))
+
+
+async def cancel_and_hang_up(driver: psycopg.AsyncConnection) -> None:
+    """Asks the server to stop, so that its process does not wait on, and then leaves it.
+
+    The driver reports a cancelled statement or a lost connection, and the caller gets a 503.
+    """
+    with suppress(psycopg.Error, OSError):
+        await driver.cancel_safe(timeout=CANCEL)
     with suppress(psycopg.Error, OSError), socket.fromfd(driver.fileno(), 0, 0) as copy:
         copy.shutdown(socket.SHUT_RDWR)
 

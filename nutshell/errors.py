@@ -20,6 +20,7 @@ from starlette.routing import Match
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 100  # in one answer
 
 
 class InputError(BaseModel):
@@ -76,11 +77,15 @@ def allowed_methods(request: Request) -> list[str]:
 
 
 async def invalid_input(request: Request, exc: RequestValidationError) -> Response:
+    found = exc.errors()
     errors = [
         InputError(loc=list(error["loc"]), msg=error["msg"], type=error["type"])
-        for error in exc.errors()
+        for error in found[:MAX_ERRORS]
     ]
-    return problem(422, "The input was refused; `errors` says where and why.", errors)
+    detail = "The input was refused; `errors` says where and why."
+    if len(found) > MAX_ERRORS:
+        detail += f" There are {len(found)}; these are the first {MAX_ERRORS}."
+    return problem(422, detail, errors)
 
 
 async def invalid_answer(request: Request, exc: ResponseValidationError) -> Response:
@@ -122,13 +127,18 @@ async def conflict(request: Request, exc: IntegrityError) -> Response:
 
 
 async def locate(request: Request, field: str, value: str | None) -> list[list[str | int]]:
-    """Where in the body the field is. In a list: of each row that has the value, if that is known."""
-    body = await request.json()
-    if isinstance(body, list):
-        rows = [number for number, row in enumerate(body) if str(row.get(field)) == value]
-        if rows:
-            return [["body", number, field] for number in rows]
-    return [["body", field]]
+    """Where in the body the field is. In a list: in each row that has the value, if it is known."""
+    try:
+        body = await request.json()
+    except ValueError:  # a route without a body, that writes all the same
+        return [["body", field]]
+    rows = body if isinstance(body, list) else []
+    found: list[list[str | int]] = [
+        ["body", number, field]
+        for number, row in enumerate(rows)
+        if isinstance(row, dict) and str(row.get(field)) == value
+    ]
+    return found or [["body", field]]
 
 
 def violation(exc: IntegrityError) -> tuple[str | None, list[str], str | None]:
@@ -171,7 +181,7 @@ def is_wrong_schema(exc: DBAPIError) -> bool:
     error: Any = exc.orig
     if hasattr(error, "sqlstate"):
         return error.sqlstate in ("42P01", "42703")  # undefined table, undefined column
-    # SQLite has no code of its own for these; what it does have codes for is not a wrong statement.
+    # SQLite has one code for all wrong statements, and codes of their own for all other errors.
     return getattr(error, "sqlite_errorname", None) == "SQLITE_ERROR"
 
 

@@ -4,6 +4,7 @@ After draft-ietf-httpapi-idempotency-key-header. The rows and the answer are sto
 transaction: after a crash there are both or neither.
 """
 
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -11,14 +12,19 @@ from hashlib import sha256
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
-from sqlalchemy import JSON, Table, delete, func, insert, select
+from sqlalchemy import JSON, Select, Table, delete, func, insert, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlmodel import Field, SQLModel, col
+from sqlmodel import Field, SQLModel
 
 from nutshell import database
 from nutshell.fields import now
 
+logger = logging.getLogger(__name__)
+
 LIFETIME = timedelta(hours=24)
+FEW = 10  # old keys that a POST with a key deletes
+MANY = 1000  # old keys that the start of a process deletes at a time
 # A quoted string, as in the draft, or the same without quotes.
 KEY = re.compile(r'(?P<quote>"?)(?P<key>[!#-\[\]-~]{1,255})(?P=quote)')
 
@@ -86,10 +92,26 @@ async def lock_key(connection: AsyncConnection, key: str) -> None:
 
 
 async def store(connection: AsyncConnection, answer: Response, **claim: Any) -> None:
-    old = col(IdempotencyKey.created_at) < now() - LIFETIME
     # A few at a time, found by their index: nobody pays for a day's worth of keys.
-    few = select(KEYS.c.key).where(old).limit(10).with_for_update(skip_locked=True)
-    await connection.execute(delete(KEYS).where((KEYS.c.key == claim["key"]) | KEYS.c.key.in_(few)))
+    gone = (KEYS.c.key == claim["key"]) | KEYS.c.key.in_(old_keys(FEW))
+    await connection.execute(delete(KEYS).where(gone))
     headers = {name: value for name, value in answer.headers.items() if name != "content-length"}
     values = {"status": answer.status_code, "headers": headers, "body": bytes(answer.body)}
     await connection.execute(insert(KEYS).values(**claim, **values, created_at=now()))
+
+
+def old_keys(limit: int) -> Select[Any]:
+    old = KEYS.c.created_at < now() - LIFETIME
+    return select(KEYS.c.key).where(old).limit(limit).with_for_update(skip_locked=True)
+
+
+async def purge_old_keys() -> None:
+    """Deletes what no POST has deleted, in steps that keep nobody waiting. Each process starts with it."""
+    try:
+        while True:
+            async with database.writer.turn(), database.writer.engine.begin() as connection:
+                done = await connection.execute(delete(KEYS).where(KEYS.c.key.in_(old_keys(MANY))))
+            if done.rowcount < MANY:
+                return
+    except SQLAlchemyError as error:  # no database, or no schema as yet: the next start will do it
+        logger.warning("old idempotency keys were not deleted: %s", error)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from asyncio import get_running_loop, timeout_at
 from contextvars import ContextVar
 from time import perf_counter
 from uuid import uuid4
@@ -15,15 +16,30 @@ from nutshell.settings import settings
 
 logger = logging.getLogger(__name__)
 
-# In bytes. A batch of 100 items with every character escaped fits.
+# In bytes. A batch of 100 rows with every character escaped fits.
 MAX_BODY = 1024 * 1024
+BODY_SILENCE = 30  # seconds without a byte of a body that is not complete
+BODY_SECONDS = 120  # for all of it
+
+MAX_PATH = 200  # letters of a path in the log
+
+CLOSE = {"Connection": "close"}  # nobody waits for the rest of a body that was refused
 
 # Of the request under way: in its answer, and in every line of the log.
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 SANE_ID = re.compile(rb"[\w.-]{1,64}", re.ASCII)
 
 
-EMAIL = re.compile(r"[^\s'\"(=/]+(?:@|%40)[^\s'\")&/]+")
+# The letters that can be in an address. By words, the search looks at each letter once.
+WORD = re.compile(r"[^\s'\"()=/&]+")
+
+
+def hide_address(word: re.Match[str]) -> str:
+    return "(e-mail)" if "@" in word[0] or "%40" in word[0] else word[0]
+
+
+def too_large() -> HTTPException:
+    return HTTPException(413, f"A body may have {MAX_BODY} bytes at most.", CLOSE)
 
 
 class Formatter(logging.Formatter):
@@ -32,7 +48,7 @@ class Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.request_id = request_id.get()
         line = super().format(record)
-        return EMAIL.sub("(e-mail)", line) if "@" in line or "%40" in line else line
+        return WORD.sub(hide_address, line) if "@" in line or "%40" in line else line
 
 
 class Edge:
@@ -73,21 +89,31 @@ class Edge:
         try:
             await self.inner(scope, receive, send_with_id)
         finally:
-            path = scope["raw_path"].decode("latin-1")  # without the query
+            path = scope["raw_path"][:MAX_PATH].decode("latin-1")  # without the query
             took = (perf_counter() - started) * 1000
             more = scope.get("trace", "")  # of live.py, when that is on
             logger.info("%s %s %d %.1f ms%s", scope["method"], path, status, took, more)
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         declared = int(dict(scope["headers"]).get(b"content-length", 0))
-        received, started = 0, False
+        received, started, complete = 0, False, False
+        deadline = get_running_loop().time() + BODY_SECONDS
 
         async def receive_limited() -> Message:
-            nonlocal received
-            message: Message = {} if declared > MAX_BODY else await receive()
+            nonlocal received, complete
+            if complete:  # what is left to hear of is that the client goes away
+                return await receive()
+            if declared > MAX_BODY:
+                raise too_large()
+            try:
+                async with timeout_at(min(deadline, get_running_loop().time() + BODY_SILENCE)):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, "The body did not arrive in time.", CLOSE) from None
             received += len(message.get("body", b""))
-            if max(declared, received) > MAX_BODY:
-                raise HTTPException(413, f"A body may have {MAX_BODY} bytes at most.")
+            if received > MAX_BODY:
+                raise too_large()
+            complete = not message.get("more_body")
             return message
 
         async def watch_start(message: Message) -> None:

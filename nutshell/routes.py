@@ -1,5 +1,6 @@
 """What the routes of every resource do the same way: access, entity tags, keys, and saying so."""
 
+import re
 from collections.abc import Callable, Coroutine, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any, TypeVar, get_origin
@@ -46,7 +47,8 @@ class ResourceRoute(APIRoute):
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        options["tags"] = options.get("tags") or [path.split("/")[1]]
+        # "/shelves/{shelf_id}/books" is about books, and so is "/books/batch".
+        options["tags"] = options.get("tags") or re.findall(r"(?:^|\})/(\w+)", path)[-1:]
         super().__init__(path, endpoint, **options)
         (method,) = options["methods"]
         responses: dict[int | str, Any] = documented(*EVERY_ERROR, *ERRORS[method])
@@ -137,8 +139,11 @@ class Reply:
         self.response = response
 
     def created(self, path: str) -> None:
-        """Sets `Location`, to a path such as `users/1`."""
-        self.response.headers["Location"] = f"{self.request.base_url}{path}"
+        """Sets `Location`, to a path such as `books/1`.
+
+        Without a host (RFC 3986, 4.2): what the caller's `Host` says is not repeated.
+        """
+        self.response.headers["Location"] = f"{self.request.scope['root_path']}/{path}"
 
     def page(self, page: Page, rows: Sequence[Row]) -> Sequence[Row]:
         """Takes off the row beyond the page. If there is one, sets `Link` (RFC 8288)."""
@@ -149,8 +154,8 @@ class Reply:
         last_id = last["id"] if isinstance(last, dict) else last.id
         parameters = {**self.request.query_params, "after": last_id}
         parameters.pop("offset", None)
-        url = self.request.url.replace(query=urlencode(parameters))
-        self.response.headers["Link"] = f'<{url}>; rel="next"'
+        path = self.request.scope["raw_path"].decode("ascii")
+        self.response.headers["Link"] = f'<{path}?{urlencode(parameters)}>; rel="next"'
         return rows
 
 

@@ -2,17 +2,27 @@
 
 import re
 import sys
-from typing import Annotated
+from typing import Annotated, Any, Self
+from urllib.parse import unquote
 
-from pydantic import BeforeValidator, Field, InstanceOf, PositiveInt, SecretStr, ValidationError
+from psycopg.pq import Conninfo
+from pydantic import (
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
-# libpq's form for several hosts, which SQLAlchemy wants as parameters.
-SEVERAL_HOSTS = re.compile(
-    r"(?P<scheme>\w+)://(?P<user>[^@/]*@)?(?P<hosts>[^/?@]*,[^/?@]*)(?P<name>/[^?]*)?\??(?P<rest>.*)"
-)
+# What other clients' parameters say that needs no saying here: we prepare no statements, and
+# POOL_SIZE is the limit of connections.
+HARMLESS = frozenset({"pgbouncer", "connection_limit", "pool_timeout", "statement_cache_size"})
+KNOWN = frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
 
 
 def parse_database_url(value: str | URL) -> URL:
@@ -20,21 +30,58 @@ def parse_database_url(value: str | URL) -> URL:
 
     Raises ValueError, without the URL and so without its password.
     """
-    if isinstance(value, str) and (parts := SEVERAL_HOSTS.fullmatch(value)):
-        hosts = "&".join(f"host={host}" for host in parts["hosts"].split(","))
-        value = "{scheme}://{user}{name}?".format_map(parts.groupdict("")) + hosts
-        value += "&" + parts["rest"] if parts["rest"] else ""
-    try:
-        url = make_url(value)
-    except (ArgumentError, ValueError):
-        raise ValueError("no URL; it looks like postgresql://user:password@host/name") from None
-    if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
-        return url.set(drivername="postgresql+psycopg")
-    if url.drivername == "sqlite":
-        if url.database in (None, "", ":memory:"):
-            raise ValueError("SQLite needs a file, as in sqlite:///./nutshell.db")
-        return url
-    raise ValueError("neither postgresql:// nor sqlite:///")
+    if isinstance(value, URL):
+        return value
+    scheme, _, rest = value.partition("://")
+    if scheme == "sqlite":
+        return parse_sqlite(value)
+    if scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
+        raise ValueError("neither postgresql:// nor sqlite:///")
+    address, _, parameters = rest.partition("?")
+    # A password may hold a comma, a colon, a slash or an @ that nobody has escaped.
+    user, _, place = address.rpartition("@")
+    name, _, password = user.partition(":")
+    hosts, _, database = place.partition("/")
+    query = dict(make_url(f"scheme://?{parameters}").query)
+    if query.get("schema") == "public":
+        del query["schema"]
+    query = {key: text for key, text in query.items() if key not in HARMLESS}
+    if unknown := sorted(query.keys() - KNOWN):
+        raise ValueError(f"libpq knows no parameter {', '.join(unknown)}")
+    host, port = parse_hosts(hosts)
+    if "," in host:
+        query |= {"host": host, "port": port}
+        host = port = ""
+    return URL.create(
+        "postgresql+psycopg",
+        unquote(name) or None,
+        unquote(password) or None,
+        host or None,
+        int(port) if port else None,
+        unquote(database) or None,
+        query,
+    )
+
+
+def parse_hosts(hosts: str) -> tuple[str, str]:
+    """The hosts and the ports, each separated by commas, as libpq has them."""
+    names, ports = [], []
+    for part in hosts.split(","):
+        found = re.fullmatch(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>\d+))?", part)
+        if found is None:
+            raise ValueError("no URL; it looks like postgresql://user:password@host/name")
+        names.append(found["host"].strip("[]"))
+        ports.append(found["port"] or "")
+    if len(names) > 1:
+        return ",".join(names), ",".join(port or "5432" for port in ports)
+    return names[0], ports[0]
+
+
+def parse_sqlite(value: str) -> URL:
+    url = make_url(value)
+    if url.database in (None, "", ":memory:"):
+        raise ValueError("SQLite needs a file, as in sqlite:///./nutshell.db")
+    return url
 
 
 def split_commas(value: str | list[str]) -> list[str]:
@@ -57,7 +104,25 @@ class Settings(BaseSettings):
     cors_origins: CommaSeparated = []
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     web_concurrency: PositiveInt = 1
+    forwarded_allow_ips: str = "*"
     trace: bool = False
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def strip(cls, value: Any) -> Any:
+        """Files and clipboards often end in a newline."""
+        return value.strip() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def check_replica(self) -> Self:
+        urls = [url for url in (self.database_url, self.database_read_url) if url is not None]
+        if len(urls) == 2 and any(url.get_backend_name() == "sqlite" for url in urls):
+            raise ValueError("DATABASE_READ_URL: a replica is for two PostgreSQL URLs, not SQLite")
+        return self
+
+
+def variable(location: tuple[str | int, ...]) -> str:
+    return f"{str(location[0]).upper()}: " if location else ""
 
 
 def read_settings() -> Settings:
@@ -67,7 +132,7 @@ def read_settings() -> Settings:
     except ValidationError as refusal:
         sys.exit(
             "\n".join(
-                f"{str(error['loc'][0]).upper()}: {error['msg'].removeprefix('Value error, ')}"
+                f"{variable(error['loc'])}{error['msg'].removeprefix('Value error, ')}"
                 for error in refusal.errors(include_input=False)
             )
         )

@@ -8,16 +8,16 @@ from alembic import command
 from fastapi import FastAPI
 from sqlalchemy import URL
 
-import main
-from nutshell.app import MIGRATIONS
-from nutshell.settings import settings
 from nutshell.tests.fixtures import *
 from nutshell.tests.fixtures import MakeSchema, create
+from main import app as service
+from nutshell.app import MIGRATIONS
+from nutshell.settings import settings
 
 
 @pytest.fixture
 def app() -> FastAPI:
-    return main.app
+    return service
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Who may call: with the token anybody, without one configured this machine alone."""
+"""Who may call: anybody with the token. While none is set, this machine alone."""
 
 import re
 
@@ -8,8 +8,8 @@ from pydantic import SecretStr
 from starlette.types import Receive, Scope, Send
 
 import main
-from nutshell.settings import settings
 from nutshell.tests.fixtures import assert_problem
+from nutshell.settings import settings
 
 TOKEN = "open sesame"
 PATHS = [
@@ -85,6 +85,25 @@ async def test_docs_offer_to_authorize(client: httpx.AsyncClient) -> None:
 async def test_local_call_without_token_is_allowed(client: httpx.AsyncClient, address: str) -> None:
     async with caller(f"http://{address}") as local:
         assert (await local.get("/users")).status_code == 200
+
+
+@pytest.mark.parametrize("server", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+async def test_local_call_by_another_name_is_forbidden(
+    client: httpx.AsyncClient, server: str
+) -> None:
+    """A page of another site can have its own name lead here: DNS rebinding."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await main.app(dict(scope, server=(server, 8000)), receive, send)
+
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as caller:
+        for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.a"):
+            for method in ("GET", "POST", "DELETE"):
+                response = await caller.request(method, "/users", headers={"host": host})
+                assert_problem(response, 403 if method != "DELETE" else 405)
+        for host in ("localhost", "LOCALHOST:80", "127.0.0.1", "[::1]:8000", "127.1.2.3"):
+            assert (await caller.get("/users", headers={"host": host})).status_code == 200
 
 
 @pytest.mark.parametrize("address", ["10.0.0.5", "203.0.113.9", "[2001:db8::1]", "0.0.0.0"])

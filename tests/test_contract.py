@@ -8,15 +8,15 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from nutshell.middleware import MAX_BODY
 from nutshell.tests.fixtures import assert_problem, create
+from nutshell.middleware import MAX_BODY
 
 LISTS = ["/users", "/posts", "/todos", "/items"]
 JSON = {"content-type": "application/json"}
 
 
 async def create_row(client: httpx.AsyncClient, path: str, number: int) -> int:
-    """Creates a row that the list at `path` shows; returns its id."""
+    """Creates a row that the list at `path` shows, and returns its id."""
     email = f"{path[1:]}{number}@example.com"
     user = await create(client, "/users", email=email, name="Ada")
     owner = user["id"]
@@ -67,7 +67,7 @@ async def test_list_link_keeps_filters_and_drops_offset(
     response = await client.get("/todos?q=%26%20MORE&done=false&limit=2&offset=1")
     url = next_page(response)
     assert url is not None
-    assert urlsplit(url)[:3] == ("http", "127.0.0.1", "/todos")
+    assert urlsplit(url)[:3] == ("", "", "/todos")
     last = response.json()[-1]["id"]
     assert parse_qs(urlsplit(url).query) == {
         "q": ["& MORE"],

@@ -17,8 +17,8 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from starlette.routing import Match
 
-from nutshell.tests.asgi import call
 from nutshell.tests.fixtures import Wire
+from nutshell.tests.asgi import call
 
 Statements = list[str]
 

@@ -193,7 +193,10 @@ def test_web_with_workers_shares_one_database(
                 f"{service.url}/items", json={"name": f"Item {number}"}, headers=BEARER
             )
             assert response.status_code == 201
-            assert httpx.get(response.headers["location"], headers=BEARER).status_code == 200
+            assert (
+                httpx.get(service.url + response.headers["location"], headers=BEARER).status_code
+                == 200
+            )
         time.sleep(1)
         log = service.log.read_text()
         assert log.count("Started server process") == workers
@@ -405,15 +408,13 @@ def test_interrupt_while_the_database_is_migrated_ends_quietly(
     with ExitStack() as stack:
         stack.push(service)
         stack.callback(other.close)
-        while "Waiting for application startup" not in service.log.read_text():
+        while "Open to local callers" not in service.log.read_text():
             assert time.monotonic() < service.started + 20
             time.sleep(0.02)
+        time.sleep(0.5)
         service.process.send_signal(signal.SIGINT)
-        other.execute("ROLLBACK")
-        service.process.wait(20)
-        log = service.log.read_text()
-        assert "Application shutdown complete" in log
-        assert "Traceback" not in log
+        assert service.process.wait(5) == 0
+        assert "Traceback" not in service.log.read_text()
 
 
 # The connections
@@ -440,18 +441,16 @@ def test_idle_connection_outlasts_the_routers(tree: Path, production: Bin, migra
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def test_forwarded_proto_gives_https(tree: Path, production: Bin, migrated: URL) -> None:
+def test_references_repeat_no_host(tree: Path, production: Bin, migrated: URL) -> None:
     variables: Variables = {"DATABASE_URL": migrated, "API_TOKEN": TOKEN}
     with Service(variables, tree=tree, bin_folder=production) as service:
-        headers = BEARER | {"x-forwarded-proto": "https", "host": "api.example.com"}
+        headers = BEARER | {"x-forwarded-proto": "https", "host": "evil.example"}
         with httpx.Client(base_url=service.url, headers=headers) as client:
             created = [client.post("/items", json={"name": "a"}) for _ in range(2)]
-            location = created[0].headers["location"]
-            assert location.startswith("https://api.example.com/items/")
+            assert created[0].headers["location"].startswith("/items/")
             link = client.get("/items?limit=1").headers["link"]
-            assert link.startswith("<https://api.example.com/items?limit=1&after=")
-            redirect = client.get("/items/").headers["location"]
-            assert redirect == "https://api.example.com/items"
+            assert link.startswith("</items?limit=1&after=")
+            assert client.get("/items/").status_code == 404
 
 
 def test_forged_headers_do_not_open_the_service(tree: Path, production: Bin) -> None:

@@ -31,8 +31,8 @@ from nutshell.tests.service import (
 
 pytestmark = pytest.mark.slow
 
-SECONDS = 10  # within which every answer comes
-RECOVERY = 5  # within which the service works again once the database does
+SECONDS = 10  # every answer comes within these
+RECOVERY = 5  # the service works again within these, once the database does
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def service(server: Postgres) -> Iterator[Service]:
 
 
 def assert_unavailable(service: Service, *, method: str = "GET", number: int = 1) -> None:
-    """That many calls at once are all answered 503 in time."""
+    """So many calls at once are all answered 503 in time."""
 
     def call(_: int) -> None:
         began = time.monotonic()
@@ -98,11 +98,23 @@ def test_refused_database(server: Postgres, service: Service) -> None:
 
 
 def test_restarted_database(server: Postgres, service: Service) -> None:
-    before = server.process.pid
-    server.stop()
-    server.start()
-    assert server.process.pid != before
-    assert_recovers(service)
+    """None of the connections that the restart has closed fails a request."""
+
+    def call(number: int) -> int:
+        with service.client() as client:
+            if number % 2:
+                return client.post("/items", json={"name": "after"}).status_code
+            return client.get("/items").status_code
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(call, range(64)))  # opens every connection
+        before = server.process.pid
+        server.stop()
+        server.start()
+        assert server.process.pid != before
+        assert set(pool.map(call, range(64))) == {200, 201}
+    assert httpx.get(f"{service.url}/readyz").status_code == 200
+    assert " ERROR " not in service.log.read_text()
 
 
 @pytest.mark.parametrize("number", [1, 30])
@@ -152,7 +164,7 @@ def test_every_connection_busy(server: Postgres, service: Service) -> None:
 
         calls = pool.map(create, range(20))
         wait_for_blocked(server, "app", 4)
-        # Reads have a pool of their own, and do not notice.
+        # Reads have a pool of their own, so they do not notice.
         assert httpx.get(f"{service.url}/items", headers=BEARER, timeout=2).status_code == 200
         for status, took in calls:
             assert status == 503
@@ -272,7 +284,9 @@ def test_killed_worker_loses_and_doubles_nothing(server: Postgres) -> None:
             for _ in range(4):
                 time.sleep(1.5)
                 deadline = time.monotonic() + 20
-                while not (alive := workers(running.process.pid)):  # a slow start: none as yet
+                while not (
+                    alive := workers(running.process.pid)
+                ):  # after a slow start there may be none yet
                     assert time.monotonic() < deadline
                     time.sleep(0.05)
                 os.kill(alive[0], signal.SIGKILL)
@@ -303,3 +317,95 @@ def test_client_that_hangs_up_while_it_waits_costs_no_connection(
     assert_recovers(service)
     busy = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'app' AND state <> 'idle'"
     assert server.execute(busy) == [(0,)]
+
+
+def test_read_only_primary(server: Postgres, service: Service) -> None:
+    """As after a switchover, or when an operator protects a disk that fills up."""
+    server.execute("ALTER DATABASE app SET default_transaction_read_only = on")
+    server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'app'")
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        server.execute("DELETE FROM items", "app")
+    for _ in range(2):
+        assert_unavailable(service, method="POST", number=4)
+    time.sleep(1.1)  # for as long /readyz repeats its last answer
+    assert httpx.get(f"{service.url}/readyz").status_code == 503
+    assert httpx.get(f"{service.url}/items", headers=BEARER).status_code == 200
+    server.execute("ALTER DATABASE app RESET default_transaction_read_only")
+    assert_recovers(service)
+
+
+def test_locked_table_holds_no_more_backends_than_the_pool_has(
+    server: Postgres, service: Service
+) -> None:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    most = 0
+    with blocked_writes(server, "app", "items"), ThreadPoolExecutor(16) as pool:
+        stop = time.monotonic() + 15
+
+        def create(_: int) -> None:
+            while time.monotonic() < stop:
+                response = httpx.post(
+                    f"{service.url}/items", json={"name": "a"}, headers=BEARER, timeout=30
+                )
+                assert response.status_code == 503
+
+        calls = [pool.submit(create, number) for number in range(16)]
+        while time.monotonic() < stop:
+            most = max(most, server.execute(waiting)[0][0])
+            assert httpx.get(f"{service.url}/readyz", timeout=2).status_code == 200
+            time.sleep(0.2)
+        for call in calls:
+            call.result()
+    print(f"at most {most} backends waited for the locked table, 16 callers, POOL_SIZE 4")
+    assert 1 <= most <= 4
+    assert_recovers(service)
+
+
+def test_locked_table_does_not_make_the_service_unready(server: Postgres, service: Service) -> None:
+    with server.connect("app") as connection, ThreadPoolExecutor(20) as pool:
+        connection.autocommit = False
+        connection.execute("LOCK TABLE items, users IN ACCESS EXCLUSIVE MODE")
+        calls = [
+            pool.submit(httpx.get, f"{service.url}/items", headers=BEARER, timeout=30)
+            for _ in range(20)
+        ]
+        for _ in range(8):
+            assert httpx.get(f"{service.url}/readyz", timeout=2).status_code == 200
+            time.sleep(1)
+        connection.rollback()
+        assert {call.result().status_code for call in calls} <= {200, 503}
+    assert_recovers(service)
+
+
+@pytest.mark.parametrize("workers_wanted", [1, 2])
+def test_killed_supervisor_leaves_no_worker(server: Postgres, workers_wanted: int) -> None:
+    variables: Variables = {
+        "DATABASE_URL": server.url("app"),
+        "API_TOKEN": TOKEN,
+        "WEB_CONCURRENCY": workers_wanted,
+    }
+    service = Service(variables)
+    try:
+        service.wait_until_up()
+        left = workers(service.process.pid)
+        assert len(left) == (workers_wanted if workers_wanted > 1 else 0)
+        with blocked_writes(server, "app", "items") as blocker, ThreadPoolExecutor(1) as pool:
+            call = pool.submit(
+                httpx.post, f"{service.url}/items", json={"name": "a"}, headers=BEARER, timeout=30
+            )
+            wait_for_blocked(server, "app", 1)
+            service.process.kill()
+            service.process.wait(10)
+            time.sleep(0.5)
+            blocker.rollback()
+            if workers_wanted > 1:
+                assert call.result().status_code == 201, "a worker keeps its last answers"
+        deadline = time.monotonic() + 10
+        while any(Path(f"/proc/{pid}").exists() for pid in left):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        with Service(variables, port=service.port) as again:
+            assert httpx.get(f"{again.url}/readyz").status_code == 200
+    finally:
+        service.kill()
+        service.log.unlink()

@@ -4,10 +4,9 @@ import httpx
 import pytest
 from sqlalchemy import make_url, text
 
-from nutshell import app as service
-from nutshell.app import HEAD
-from nutshell.engines import make_engine
 from nutshell.tests.fixtures import Pools, assert_problem
+from nutshell import app as service
+from nutshell.app import HEAD, Prober
 
 
 async def test_healthz_is_alive(client: httpx.AsyncClient) -> None:
@@ -23,8 +22,10 @@ async def test_readyz_is_ready(client: httpx.AsyncClient) -> None:
 
 
 async def test_readyz_with_another_schema_is_unavailable(
-    client: httpx.AsyncClient, pools: Pools
+    client: httpx.AsyncClient, pools: Pools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(service, "FRESH", 0)
+
     async def set_revision(revision: str) -> None:
         async with pools.writer.engine.begin() as connection:
             update = text("UPDATE alembic_version SET version_num = :revision")
@@ -45,6 +46,6 @@ async def test_readyz_with_another_schema_is_unavailable(
 async def test_readyz_without_database_is_unavailable(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, away: str
 ) -> None:
-    monkeypatch.setattr(service, "prober", make_engine(make_url(away), 1, autocommit=True))
+    monkeypatch.setattr(service, "prober", Prober(make_url(away)))
     assert_problem(await client.get("/readyz"), 503)
     assert (await client.get("/healthz")).status_code == 200

@@ -11,12 +11,12 @@ from sqlalchemy import text
 from sqlmodel import col, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from nutshell.tests.fixtures import Pools, assert_problem
 from models import Item
 from nutshell import idempotency
 from nutshell.fields import now
 from nutshell.idempotency import IdempotencyKey
 from nutshell.settings import settings
-from nutshell.tests.fixtures import Pools, assert_problem
 
 KEY = {"idempotency-key": '"8e03978e-40d5-43dd-bc93-6894a57f9324"'}
 
@@ -75,6 +75,7 @@ async def test_same_key_for_another_request_is_refused(
     await client.post("/items", json={"name": "a"}, headers=KEY)
     assert_problem(await client.post("/items", json={"name": "b"}, headers=KEY), 422)
     assert_problem(await client.post("/items/batch", json=[{"name": "a"}], headers=KEY), 422)
+    assert_problem(await client.post("/items?a=1", json={"name": "a"}, headers=KEY), 422)
     assert await stored_names(session) == ["a"]
 
 
@@ -115,7 +116,7 @@ async def test_many_at_once_with_one_key_make_one_row(
 ) -> None:
     calls = [client.post("/items", json={"name": "a"}, headers=KEY) for _ in range(20)]
     statuses = {response.status_code for response in await asyncio.gather(*calls)}
-    # SQLite's one writer lets them in one by one, so the later ones get the first answer.
+    # On SQLite they take turns, so the later ones get the first answer.
     allowed = {201} if pools.writer.engine.dialect.name == "sqlite" else {201, 409}
     assert statuses <= allowed
     assert 201 in statuses
@@ -136,12 +137,14 @@ async def test_key_in_flight_conflicts(client: httpx.AsyncClient, pools: Pools) 
     assert (await first).status_code == 201
 
 
-async def test_key_counts_for_its_sender_alone(
+async def test_spelling_of_the_token_makes_no_second_row(
     client: httpx.AsyncClient, session: AsyncSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "api_token", SecretStr("sesame"))
-    right = KEY | {"authorization": "Bearer sesame"}
-    assert (await client.post("/items", json={"name": "a"}, headers=right)).status_code == 201
+    for spelling in ("Bearer sesame", "bearer sesame", "BEARER  sesame"):
+        headers = KEY | {"authorization": spelling}
+        response = await client.post("/items", json={"name": "a"}, headers=headers)
+        assert response.status_code == 201
     for wrong in (KEY, KEY | {"authorization": "Bearer guess"}):
         assert_problem(await client.post("/items", json={"name": "a"}, headers=wrong), 401)
     assert await stored_names(session) == ["a"]
@@ -171,6 +174,43 @@ async def test_key_expires_after_a_day(
     assert again.json()["name"] == "new"
     keys = (await session.exec(select(IdempotencyKey))).all()
     assert 5 <= len(keys) <= 6, "a few expired keys go with each new one"
+
+
+async def test_expired_key_that_is_locked_keeps_nobody_waiting(
+    client: httpx.AsyncClient, pools: Pools
+) -> None:
+    if pools.writer.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite locks no single rows")
+    await client.post("/items", json={"name": "old"}, headers=KEY)
+    old = update(IdempotencyKey).values(created_at=now() - timedelta(hours=25))
+    async with pools.writer.engine.begin() as connection:
+        await connection.execute(old)
+    async with pools.writer.engine.begin() as other:
+        await other.execute(select(IdempotencyKey.key).with_for_update())
+        async with asyncio.timeout(2):
+            new = {"idempotency-key": "new"}
+            response = await client.post("/items", json={"name": "new"}, headers=new)
+        assert response.status_code == 201
+
+
+async def test_start_of_a_process_deletes_expired_keys(
+    client: httpx.AsyncClient,
+    session: AsyncSession,
+    pools: Pools,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(25):
+        headers = {"idempotency-key": f"key-{number}"}
+        await client.post("/items", json={"name": "old"}, headers=headers)
+    async with pools.writer.engine.begin() as connection:
+        await connection.execute(
+            update(IdempotencyKey)
+            .where(col(IdempotencyKey.key) != idempotency.digest(b"key-3"))
+            .values(created_at=now() - timedelta(hours=24, seconds=1))
+        )
+    monkeypatch.setattr(idempotency, "MANY", 7)
+    await idempotency.purge_old_keys()
+    assert len((await session.exec(select(IdempotencyKey))).all()) == 1
 
 
 async def test_crash_before_the_commit_leaves_neither_row_nor_key(

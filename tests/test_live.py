@@ -102,7 +102,7 @@ def page(service: Service) -> Iterator[Page]:
 
 
 def steps(page: Page, path: str) -> list[tuple[str, str]]:
-    """The steps of the newest card for the path, which must come within a second."""
+    """The steps of the newest card for the path. It must come within a second."""
     card = page.locator(f'#requests > li[data-path="{path}"]').first
     card.wait_for(timeout=1000)
     rows = card.locator(".steps > li").all()
@@ -174,7 +174,7 @@ def test_mistakes_are_put_into_words(page: Page, service: Service) -> None:
         for call in calls:
             call.join()
         page.locator(".warning", has_text="for a connection").wait_for(timeout=1000)
-        # What went wrong is told of the request that it happened to, and of no other.
+        # A warning belongs to one request, and to no other.
         client.get("/users?limit=1")
         assert warning(page, "/users?limit=1") == ""
 
@@ -186,7 +186,7 @@ def test_pause_filter_and_clear(page: Page, service: Service) -> None:
         return page.locator("#requests > li:visible .path").all_inner_texts()
 
     with service.client() as client:
-        page.get_by_role("button", name="Clear").click()  # what the service's start has left
+        page.get_by_role("button", name="Clear").click()  # what the start of the service left there
         client.get("/users")
         client.get("/items")
         steps(page, "/items")
@@ -197,7 +197,7 @@ def test_pause_filter_and_clear(page: Page, service: Service) -> None:
         steps(page, "/users?limit=2")
         assert visible() == ["/users?limit=2", "/users"]
         page.get_by_label("Path contains").fill("")
-        # By keyboard, as all of it can be used.
+        # By keyboard: all of the page can be used that way.
         page.get_by_role("button", name="Pause").focus()
         page.keyboard.press("Enter")
         client.get("/todos")
@@ -277,7 +277,7 @@ def test_docs_work_offline(tmp_path: Path) -> None:
         page.locator(".auth-container input").fill(TOKEN)
         page.locator(".auth-btn-wrapper button", has_text="Authorize").click()
         page.locator(".auth-btn-wrapper button", has_text="Close").click()
-        # Each as it stands, the first makes the user of whom the others speak.
+        # Each with its example as it stands. The first makes the user that the others refer to.
         for tag, name in (
             ("users", "create_user"),
             ("posts", "create_post"),

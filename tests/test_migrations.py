@@ -14,9 +14,9 @@ from sqlalchemy import URL, create_engine, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 import main
+from nutshell.tests.fixtures import Pools, use_pools
 from nutshell.app import HEAD, MIGRATIONS, lifespan
 from nutshell.settings import settings
-from nutshell.tests.fixtures import Pools, use_pools
 from nutshell.tests.postgres import Postgres
 from nutshell.tests.service import ROOT, alembic, checkout, plain_environment
 

@@ -1,15 +1,15 @@
-"""The title search of todos on a PostgreSQL that has pg_trgm, as those of platforms do."""
+"""The title search of todos on a PostgreSQL that has pg_trgm, as on most platforms."""
 
 from pathlib import Path
 
 import pytest
 
 from nutshell.tests.postgres import Postgres
-from nutshell.tests.service import TOKEN, Service, Variables, migrate
+from nutshell.tests.service import TOKEN, Service, Variables, alembic, migrate
 
 pytestmark = pytest.mark.slow
 
-# Where only the client is installed, there is no initdb.
+# Only the server brings initdb.
 INSTALLED = sorted(path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 ROWS = 100_000
 FILL = f"""
@@ -38,5 +38,28 @@ def test_search_uses_trigrams_where_the_database_has_them() -> None:
         )
         assert "ix_todos_title_trigrams" in "\n".join(row[0] for row in plan)
         assert "Seq Scan" not in "\n".join(row[0] for row in plan)
+    finally:
+        server.close()
+
+
+@pytest.mark.skipif(not INSTALLED, reason="Debian's postgresql is not installed")
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_release_needs_no_right_to_create_extensions(elsewhere: bool) -> None:
+    """The index is optional. The extension may be there already, in a schema of its own."""
+    server = Postgres(programs=INSTALLED[-1])
+    try:
+        url = server.create_database("app")
+        server.execute("CREATE ROLE plain LOGIN PASSWORD 'plain'")
+        if elsewhere:
+            server.execute("CREATE SCHEMA extensions", "app")
+            server.execute("CREATE EXTENSION pg_trgm SCHEMA extensions", "app")
+            server.execute("GRANT USAGE ON SCHEMA extensions TO plain", "app")
+        server.execute("REVOKE CREATE ON DATABASE app FROM PUBLIC", "app")
+        server.execute("GRANT CREATE, USAGE ON SCHEMA public TO plain", "app")
+        done = alembic(url.set(username="plain", password="plain"), "upgrade", "head")
+        assert done.returncode == 0, done.stderr
+        indexes = "SELECT 1 FROM pg_indexes WHERE indexname = 'ix_todos_title_trigrams'"
+        assert bool(server.execute(indexes, "app")) is elsewhere
+        assert ("titles are searched without an index" in done.stderr) is not elsewhere
     finally:
         server.close()

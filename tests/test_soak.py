@@ -2,11 +2,12 @@
 
 import os
 import random
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import suppress
 from statistics import median
 from typing import Any
 
@@ -15,21 +16,24 @@ import pytest
 from sqlalchemy import event
 
 import main
-from nutshell import database
 from nutshell.tests.fixtures import Pools, use_pools
+from nutshell import database
 from nutshell.tests.postgres import Postgres
-from nutshell.tests.service import TOKEN, Service, Variables, migrate, workers
+from nutshell.tests.service import (
+    TOKEN,
+    Service,
+    Variables,
+    migrate,
+    resident_megabytes,
+    workers,
+)
 
 pytestmark = pytest.mark.soak
 
 SECONDS = int(os.environ.get("SOAK_SECONDS", "600"))
 SEED = 20300131
 CLIENTS = 16
-
-
-def resident_megabytes(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1000
+HINDRANCES = 8
 
 
 def test_load_of_all_verbs(postgres: Postgres) -> None:
@@ -63,10 +67,37 @@ def test_load_of_all_verbs(postgres: Postgres) -> None:
                 responses = [created, *(call() for call in calls), client.delete(path)]
                 statuses.update(response.status_code for response in responses)
 
+    def hinder(number: int) -> None:
+        """Silent, slow and broken-off requests, one of them after the other."""
+        chance = random.Random(SEED - number)
+        body = b'{"name": "hindered"}'
+        head = (
+            b"POST /items HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer %s\r\n"
+            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        ) % (TOKEN.encode(), len(body))
+        whole = head + body
+        while time.monotonic() < stop:
+            with (
+                suppress(OSError),
+                socket.create_connection(("127.0.0.1", service.port), timeout=2) as connection,
+            ):
+                kind = chance.choice(["silent", "half", "slow", "gone"])
+                if kind == "half":
+                    connection.sendall(whole[: chance.randrange(1, len(whole))])
+                elif kind == "slow":
+                    for start in range(0, len(whole), 20):
+                        connection.sendall(whole[start : start + 20])
+                        time.sleep(0.02)
+                elif kind == "gone":
+                    connection.sendall(whole)
+                    continue  # before the answer comes
+                connection.recv(1000)
+
     with Service(variables) as service:
         sizes: list[float] = []
-        with ThreadPoolExecutor(CLIENTS) as pool:
+        with ThreadPoolExecutor(CLIENTS + HINDRANCES) as pool:
             clients = [pool.submit(mix, number) for number in range(CLIENTS)]
+            clients += [pool.submit(hinder, number) for number in range(HINDRANCES)]
             began = time.monotonic()
             while not all(client.done() for client in clients):
                 time.sleep(1)

@@ -1,0 +1,15 @@
+"""The tests of the machinery, and what the tests of both floors share."""
+
+import os
+import tempfile
+from contextlib import chdir
+from unittest import mock
+
+# The settings are read here, before anything else: neither the developer's environment nor a
+# `.env` reaches the tests.
+with (
+    tempfile.TemporaryDirectory() as empty_folder,
+    chdir(empty_folder),
+    mock.patch.dict(os.environ, clear=True),
+):
+    import nutshell.settings  # noqa: F401

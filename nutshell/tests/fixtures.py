@@ -1,15 +1,11 @@
 """What the tests of both floors share. A conftest.py adds the app and its schema."""
 
-import os
 import re
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import chdir
 from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import httpx
 import pytest
@@ -18,17 +14,11 @@ from sqlalchemy import URL, create_engine, event, inspect, make_url
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-# Neither the developer's environment nor a `.env` reaches the tests.
-with (
-    tempfile.TemporaryDirectory() as empty_folder,
-    chdir(empty_folder),
-    mock.patch.dict(os.environ, clear=True),
-):
-    from nutshell.settings import settings
-
 from nutshell import app as service
 from nutshell import database
+from nutshell.app import Prober
 from nutshell.engines import Pool, make_engine, make_pools
+from nutshell.settings import settings
 from nutshell.tests.postgres import Postgres
 
 MakeSchema = Callable[[URL], None]
@@ -86,7 +76,7 @@ class Pools:
 
     def __init__(self, url: URL, size: int) -> None:
         self.reader, self.writer = make_pools(url, size)
-        self.prober = make_engine(url, 1, autocommit=True)
+        self.prober = Prober(url)
 
     @property
     def both(self) -> tuple[Pool, Pool]:
@@ -97,7 +87,7 @@ class Pools:
         return sum(queue.checkedout() for queue in queues)
 
     async def dispose(self) -> None:
-        for engine in (self.reader.engine, self.writer.engine, self.prober):
+        for engine in (self.reader.engine, self.writer.engine, self.prober.engine):
             await engine.dispose()
 
 

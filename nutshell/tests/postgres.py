@@ -16,7 +16,7 @@ from typing import Any, Self
 import psycopg
 from sqlalchemy import URL
 
-# What a URL must escape; a driver that is handed the escaped form is refused.
+# A URL must escape these characters, and the driver must not be handed the escaped form.
 PASSWORD = "p@ss/w%rd"
 
 
@@ -50,7 +50,7 @@ class Postgres:
         self.bin = programs or SITE_PACKAGES / INSTALLATION / "bin"
         self.user: str | None = None
         if os.geteuid() == 0:
-            # PostgreSQL refuses to run as root, and another user may not look into root's folders.
+            # PostgreSQL refuses to run as root, and other users may not read root's folders.
             self.user = "nobody"
             if programs is None:
                 for part in (INSTALLATION, LIBRARIES):
@@ -67,7 +67,7 @@ class Postgres:
     def initialize(self) -> None:
         password_file = self.folder / "password"
         password_file.write_text(PASSWORD)
-        # Its idea of case is Unicode's, as with the locales that platforms set.
+        # Case as Unicode has it, like the locales that platforms set.
         locale = ["--locale=C.UTF-8"]
         if SITE_PACKAGES in self.bin.parents or self.folder in self.bin.parents:
             locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
@@ -118,7 +118,7 @@ class Postgres:
             self.process.wait(30)
 
     def kill(self) -> None:
-        """Ends the server as a power cut would: its children see it gone and end too."""
+        """Ends the server as a power cut would. Its children notice, and end too."""
         self.process.kill()
         self.process.wait(30)
 

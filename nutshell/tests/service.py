@@ -29,7 +29,7 @@ BEARER = {"authorization": f"Bearer {TOKEN}"}
 def plain_environment(
     bin_folder: Path | None = None, **variables: str | URL | int
 ) -> dict[str, str]:
-    """Nothing of the developer's own environment but what every process needs."""
+    """What every process needs, and nothing of the developer's own environment."""
     folder = bin_folder or Path(sys.executable).parent
     environment = {
         "PATH": f"{folder}:/usr/local/bin:/usr/bin:/bin",
@@ -98,8 +98,8 @@ def migrate(url: URL) -> None:
 
 def children(pid: int) -> list[int]:
     listed = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, check=True
-    )
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, check=False
+    )  # it fails when there are none
     return [int(word) for word in listed.stdout.split()]
 
 
@@ -107,10 +107,15 @@ def workers(pid: int) -> list[int]:
     """The children that serve; another is multiprocessing's own."""
     found = []
     for child in children(pid):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it may have ended meanwhile
+        with suppress(FileNotFoundError, ProcessLookupError):  # it may have ended in the meantime
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(child)
     return found
+
+
+def resident_megabytes(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1000
 
 
 class Service:
@@ -125,10 +130,10 @@ class Service:
         wrapper: Sequence[str] = (),
         port: int | None = None,
     ) -> None:
-        """`wrapper` is a command that runs the one given to it, and `port` the default's."""
+        """`wrapper` is a command that runs the one given to it. Port 8000 is the default's."""
         self.port = port or free_port()
         environment = plain_environment(bin_folder, **variables or {})
-        if port is None:
+        if self.port != 8000:
             environment["PORT"] = str(self.port)
         self.url = f"http://127.0.0.1:{self.port}"
         descriptor, name = tempfile.mkstemp(prefix="nutshell-log-")

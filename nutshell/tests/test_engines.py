@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -10,9 +11,9 @@ from sqlalchemy import URL, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from nutshell.tests.fixtures import Pools, Wire, assert_problem, create
 from nutshell import engines
 from nutshell.engines import Pool, make_engine
-from nutshell.tests.fixtures import Pools, Wire, assert_problem, create
 
 
 async def queue_up(pool: Pool, *names: str, give_up: int | None = None) -> list[str]:
@@ -96,8 +97,10 @@ async def test_statements_are_not_prepared_and_not_shown(pools: Pools) -> None:
             assert "sesame" not in str(error.value)
 
 
-async def test_read_sends_no_rollback(client: httpx.AsyncClient, wire: Wire, pools: Pools) -> None:
-    await create(client, "/books", title="Notes")
+async def test_reader_neither_begins_nor_rolls_back(
+    client: httpx.AsyncClient, wire: Wire, pools: Pools
+) -> None:
+    assert pools.reader.engine.dialect.skip_autocommit_rollback
     async with pools.reader.engine.connect() as connection:
         await connection.execute(text("SELECT 1"))
     wire.clear()
@@ -106,17 +109,55 @@ async def test_read_sends_no_rollback(client: httpx.AsyncClient, wire: Wire, poo
     assert wire.verbs() == ["SELECT"]
 
 
-async def test_connection_is_cut_when_it_is_held_too_long(
+async def test_statement_is_cancelled_when_a_connection_is_held_too_long(
     client: httpx.AsyncClient, pools: Pools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if pools.reader.engine.dialect.name == "sqlite":
         pytest.skip("SQLite has no server that could freeze")
     monkeypatch.setattr(engines, "HOLD", 0.3)
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
     async with pools.reader.engine.connect() as connection:
-        with pytest.raises(DBAPIError) as error:
+        with pytest.raises(DBAPIError, match="QueryCanceled"):
             await connection.execute(text("SELECT pg_sleep(5)"))
-        assert error.value.connection_invalidated
+    async with pools.writer.engine.connect() as connection:
+        assert await connection.scalar(waiting) == 0
     assert (await client.get("/books")).status_code == 200
+
+
+async def test_connections_that_the_server_has_closed_are_not_used(
+    client: httpx.AsyncClient, pools: Pools
+) -> None:
+    if pools.reader.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has no server")
+    for _ in range(2):
+        calls = [client.get("/books") for _ in range(4)]
+        calls += [client.post("/books", json={"title": "Notes"}) for _ in range(4)]
+        statuses = [response.status_code for response in await asyncio.gather(*calls)]
+        assert statuses == [200] * 4 + [201] * 4
+        killer = make_engine(pools.reader.engine.url, 1, autocommit=True)
+        async with killer.connect() as connection:
+            end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            here = "datname = current_database() AND pid <> pg_backend_pid()"
+            assert len((await connection.execute(text(f"{end} WHERE {here}"))).all()) >= 2
+        await killer.dispose()
+        await asyncio.sleep(0.1)
+
+
+async def test_write_to_a_deleted_file_fails(client: httpx.AsyncClient, pools: Pools) -> None:
+    if pools.writer.engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL keeps its files itself")
+    file = Path(str(pools.writer.engine.url.database).removeprefix("file:"))
+    aside = file.with_suffix(".aside")
+    await create(client, "/books", title="Notes")
+    file.rename(aside)
+    try:
+        assert_problem(await client.post("/books", json={"title": "Lost"}), 503)
+        assert_problem(await client.get("/books"), 503)
+        assert not file.exists()
+    finally:
+        aside.rename(file)
+    assert [book["title"] for book in (await client.get("/books")).json()] == ["Notes"]
+    assert (await client.post("/books", json={"title": "Kept"})).status_code == 201
 
 
 async def test_read_only_server_is_left(client: httpx.AsyncClient, pools: Pools) -> None:

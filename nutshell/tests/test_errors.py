@@ -12,8 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import joinedload, load_only
 from sqlmodel import select
 
-from nutshell.database import SessionDep
 from nutshell.tests.fixtures import Pools, assert_problem, create
+from nutshell.database import SessionDep
 from nutshell.tests.library import Book, BookReadWithShelf, Loan, Shelf
 
 ABSENT = 2**53 - 1
@@ -79,6 +79,21 @@ async def test_refused_reference_in_a_batch_names_its_index_where_the_database_t
     told = pools.writer.engine.dialect.name == "postgresql"
     location = ("body", 2, "shelf_id") if told else ("body", "shelf_id")
     assert_problem(response, 409, location)
+
+
+@pytest.mark.parametrize("body", [None, [1, 2], {"title": "a"}])
+async def test_refused_row_that_is_not_in_the_body_conflicts(
+    client: httpx.AsyncClient, extra: FastAPI, body: object
+) -> None:
+    await create(client, "/shelves", label="Top")
+
+    @extra.post("/top")
+    async def create_top(session: SessionDep) -> None:
+        session.add(Shelf(label="Top"))
+        await session.commit()
+
+    response = await client.post("/top", json=body) if body else await client.post("/top")
+    assert_problem(response, 409, ("body", "label"))
 
 
 async def test_row_that_others_refer_to_cannot_be_deleted(
@@ -159,3 +174,12 @@ async def test_wrong_statement_is_a_defect(client: httpx.AsyncClient, extra: Fas
         await session.scalar(text("SELECT abs(-9223372036854775807 - 1) / 0"))
 
     assert_problem(await client.get("/wrong"), 500)
+
+
+async def test_errors_of_one_answer_have_a_bound(client: httpx.AsyncClient) -> None:
+    data = {f"field{number}": 1 for number in range(50_000)}
+    response = await client.post("/books", json=data)
+    assert response.status_code == 422
+    assert len(response.json()["errors"]) == 100
+    assert "50001" in response.json()["detail"]
+    assert len(response.content) < 20_000

@@ -13,12 +13,12 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from nutshell.tests import library
+from nutshell.tests.fixtures import Pools, create
 from nutshell import database, live
 from nutshell.app import create_app
 from nutshell.database import SessionDep
 from nutshell.settings import settings
-from nutshell.tests import library
-from nutshell.tests.fixtures import Pools, create
 from nutshell.tests.library import Book, Shelf
 
 ENDS = ["back", "sent"]

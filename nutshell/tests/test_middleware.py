@@ -30,8 +30,10 @@ async def test_each_request_has_a_line_in_the_log(
     with caplog.at_level(logging.INFO, "nutshell.middleware"):
         await client.get("/books?secret=sesame")
         await client.head("/nowhere")
-    first, second = (record.getMessage() for record in caplog.records)
+        await client.get("/" + "a" * 60_000)
+    first, second, third = (record.getMessage() for record in caplog.records)
     assert re.fullmatch(r"GET /books 422 \d+\.\d ms", first)
+    assert re.fullmatch(r"GET /a{199} 404 \d+\.\d ms", third), "a bounded path"
     assert re.fullmatch(r"HEAD /nowhere 404 \d+\.\d ms", second)
 
 

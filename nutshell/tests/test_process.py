@@ -1,12 +1,18 @@
 """The process: what it logs, and how it is started."""
 
 import logging
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 from pydantic import SecretStr
 from sqlalchemy import make_url
+from uvicorn.supervisors import ChangeReload
 
 from nutshell import __main__ as process
 from nutshell.middleware import Formatter, request_id
@@ -16,9 +22,9 @@ from nutshell.settings import settings
 @pytest.mark.parametrize(
     ("message", "shown"),
     [
-        ("GET /users 200", "GET /users 200"),
-        ("GET /users/ada@example.com 404", "GET /users/(e-mail) 404"),
-        ("GET /users/ada%40example.com 404", "GET /users/(e-mail) 404"),
+        ("GET /books 200", "GET /books 200"),
+        ("GET /books/ada@example.com 404", "GET /books/(e-mail) 404"),
+        ("GET /books/ada%40example.com 404", "GET /books/(e-mail) 404"),
         ("refused 'ada.l+x@example.com'", "refused '(e-mail)'"),
         ("Key (email)=(ada@example.com)", "Key (email)=((e-mail))"),
     ],
@@ -29,6 +35,14 @@ def test_log_hides_addresses(message: str, shown: str) -> None:
     line = Formatter("%(request_id)s %(message)s").format(record)
     request_id.reset(token)
     assert line == f"one {shown}"
+
+
+def test_long_line_is_searched_for_addresses_once() -> None:
+    record = logging.LogRecord("a", logging.INFO, "", 0, "%s", ("a" * 60_000 + " @",), None)
+    began = time.process_time()
+    for _ in range(10):
+        Formatter("%(message)s").format(record)
+    assert time.process_time() - began < 0.5
 
 
 def test_first_line_tells_the_database_and_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,33 +62,85 @@ def test_first_line_tells_the_database_and_no_password(monkeypatch: pytest.Monke
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The options with which uvicorn is started."""
-    options: dict[str, Any] = {}
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[uvicorn.Config]]:
+    """How uvicorn was started, and on which socket: `configs[0].sockets`."""
+    configs: list[Any] = []
+
+    def note(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        configs.append(config)
+        config.sockets = sockets  # type: ignore[attr-defined]
+
+    def run(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        note(server.config, sockets)
+        server.started = True
+
+    monkeypatch.setattr(settings, "port", 0)
+    monkeypatch.setattr(settings, "database_url", make_url(f"sqlite:///{tmp_path}/test.db"))
     monkeypatch.setattr(logging.config, "dictConfig", lambda _: None)
-    monkeypatch.setattr(uvicorn, "run", lambda **given: options.update(given))
-    return options
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    monkeypatch.setattr(ChangeReload, "run", lambda self: note(self.config, self.sockets))
+    monkeypatch.setattr(process.Supervisor, "run", lambda self: note(self.config, self.sockets))
+    yield configs
+    for config in configs:
+        for listener in config.sockets:
+            listener.close()
 
 
-def test_service_listens_to_all_and_a_learner_to_this_machine(started: dict[str, Any]) -> None:
+def test_service_listens_to_all_and_a_learner_to_this_machine(started: list[Any]) -> None:
     process.serve(reload=False)
-    assert (started["host"], started["reload"]) == ("0.0.0.0", False)
-    assert started["timeout_keep_alive"] > 90, "a router keeps idle connections that long"
     process.serve(reload=True)
-    assert (started["host"], started["reload"]) == ("127.0.0.1", True)
+    service, learner = started
+    assert service.timeout_keep_alive > 90, "a router keeps idle connections that long"
+    assert (service.should_reload, learner.should_reload) == (False, True)
+    assert learner.sockets[0].getsockname()[0] == "127.0.0.1"
+    port = service.sockets[0].getsockname()[1]
+    for host in ("127.0.0.1", "::1") if socket.has_dualstack_ipv6() else ("127.0.0.1",):
+        socket.create_connection((host, port), timeout=2).close()
 
 
-def test_several_workers_share_one_socket(
-    started: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_several_workers_share_one_socket_and_stopping_closes_it(
+    started: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "web_concurrency", 2)
-    monkeypatch.setattr(settings, "port", 0)
-    supervisors: list[process.Supervisor] = []
-    monkeypatch.setattr(process.Supervisor, "run", lambda self: supervisors.append(self))
     process.serve(reload=False)
-    (supervisor,) = supervisors
-    (listener,) = supervisor.sockets
-    assert listener.getsockname()[1] > 0
+    (listener,) = started[0].sockets
+    supervisor = process.Supervisor(started[0], [listener])
     supervisor.terminate_all()
     assert listener.fileno() == -1, "the port is free while the workers finish"
-    assert started == {}
+
+
+def test_port_in_use_ends_the_start_with_one_line(
+    started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setattr(settings, "port", port)
+        with pytest.raises(SystemExit) as stop:
+            process.serve(reload=False)
+    assert str(stop.value) == f"PORT: {port}: Address already in use. Set PORT to another."
+    assert started == []
+
+
+def test_bad_sqlite_ends_the_start_with_one_line(
+    started: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "missing" / "test.db"
+    ahead = tmp_path / "ahead.db"
+    no_database = tmp_path / "no.db"
+    no_database.write_bytes(b"This is text, and no database." * 100)
+    with sqlite3.connect(ahead) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        connection.execute("INSERT INTO alembic_version VALUES ('9999')")
+    for file, words in [
+        (folder, "unable to open database file"),
+        (ahead, "Can't locate revision"),
+        (no_database, "file is not a database"),
+    ]:
+        monkeypatch.setattr(settings, "database_url", make_url(f"sqlite:///{file}"))
+        with pytest.raises(SystemExit) as stop:
+            process.serve(reload=False)
+        line = str(stop.value)
+        assert line.startswith(f"DATABASE_URL: sqlite:///{file}: ")
+        assert words in line
+        assert "\n" not in line
+    assert started == []

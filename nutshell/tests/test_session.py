@@ -12,10 +12,10 @@ from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from starlette.types import Message, Receive, Scope, Send
 
+from nutshell.tests.fixtures import Pools, Wire, assert_problem, create
 from nutshell import database
 from nutshell.database import SessionDep
 from nutshell.fields import Id
-from nutshell.tests.fixtures import Pools, Wire, assert_problem, create
 from nutshell.tests.library import Book, Shelf
 
 ABSENT = 2**53 - 1

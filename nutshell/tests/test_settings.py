@@ -1,10 +1,18 @@
 """What the environment may set, and what happens when it makes no sense."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nutshell.settings import Settings, parse_database_url, read_settings
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # where there is no `.env`
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +37,14 @@ from nutshell.settings import Settings, parse_database_url, read_settings
         ),
         ("postgres://u@a,b/d", {"host": "a,b", "user": "u"}),
         ("postgresql:///d?host=/run/postgresql", {"host": "/run/postgresql", "dbname": "d"}),
+        ("postgres://u:a,b@h/d", {"password": "a,b", "host": "h"}),
+        ("postgres://u:a/b:#,@x@h:1/d", {"password": "a/b:#,@x", "host": "h", "port": 1}),
+        ("postgres://u:p@[::1]:5433/d", {"host": "::1", "port": 5433}),
+        ("postgres://u@h/d?pgbouncer=true&connection_limit=1&schema=public", {"dbname": "d"}),
+        (
+            "postgres://u@h/d?sslmode=require&channel_binding=require",
+            {"channel_binding": "require"},
+        ),
     ],
 )
 def test_parse_database_url_keeps_every_part(given: str, expected: dict[str, object]) -> None:
@@ -46,6 +62,8 @@ def test_parse_database_url_keeps_every_part(given: str, expected: dict[str, obj
         ("DATABASE_URL", "nonsense"),
         ("DATABASE_URL", "mysql://u:secret@h/d"),
         ("DATABASE_URL", "postgres://u:secret@h:port/d"),
+        ("DATABASE_URL", "postgres://u:secret@h/d?schema=private"),
+        ("DATABASE_URL", "postgres://u:secret@h/d?sslaccept=strict"),
         ("DATABASE_URL", "sqlite://"),
         ("DATABASE_URL", "sqlite:///:memory:"),
         ("DATABASE_READ_URL", ""),
@@ -70,6 +88,31 @@ def test_senseless_setting_ends_the_start_with_one_line(
     assert line.startswith(f"{name}: ")
     assert "\n" not in line
     assert "secret" not in line
+
+
+def test_space_around_a_setting_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_TOKEN", " sesame\n")
+    monkeypatch.setenv("DATABASE_URL", "postgres://u@h/nut\n")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.1\n")
+    settings = Settings()
+    assert settings.api_token is not None
+    assert settings.api_token.get_secret_value() == "sesame"
+    assert settings.database_url.database == "nut"
+    assert settings.forwarded_allow_ips == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("primary", "replica"),
+    [("sqlite:///a.db", "postgres://u@h/d"), ("postgres://u@h/d", "sqlite:///a.db")],
+)
+def test_replica_beside_sqlite_ends_the_start_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, primary: str, replica: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", primary)
+    monkeypatch.setenv("DATABASE_READ_URL", replica)
+    with pytest.raises(SystemExit) as stop:
+        read_settings()
+    assert str(stop.value).startswith("DATABASE_READ_URL: ")
 
 
 def test_cors_origins_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
