@@ -137,7 +137,7 @@ class Running:
             process.cpu_times()
             for process in (self.process, *self.process.children(recursive=True))
         ]
-        return sum(spent.user + spent.system for spent in times)
+        return float(sum(spent.user + spent.system for spent in times))
 
 
 UVICORN = ("uvicorn", "main:app", "--port", "{port}", "--no-access-log")
