@@ -132,11 +132,11 @@ async def locate(request: Request, field: str, value: str | None) -> list[list[s
         body = await request.json()
     except ValueError:  # a route without a body, that writes all the same
         return [["body", field]]
-    rows = body if isinstance(body, list) else []
+    entries = body if isinstance(body, list) else []
     found: list[list[str | int]] = [
         ["body", number, field]
-        for number, row in enumerate(rows)
-        if isinstance(row, dict) and str(row.get(field)) == value
+        for number, entry in enumerate(entries)
+        if isinstance(entry, dict) and str(entry.get(field)) == value
     ]
     return found or [["body", field]]
 
