@@ -1,7 +1,7 @@
 """Nutshell, a REST microservice in a nutshell: users, posts, todos and items over HTTP.
 
-Each request gets its own database session: see nutshell/database.py. A route that writes commits
-once, and the commit is the last thing it does with the database.
+Each request gets its own database session: see nutshell/database.py. A route that changes data
+calls commit() once, after all its other work with the database.
 """
 
 from collections.abc import Sequence
@@ -95,10 +95,10 @@ async def delete_user(user_id: Id, session: SessionDep, if_match: IfMatchDep) ->
     await session.commit()
 
 
-# Posts. Each is shown with its author, who is joined and never fetched post by post.
+# Posts. Each is shown with its author, loaded in the same statement and not in one more per post.
 
 WITH_AUTHOR = joinedload(Post.author, innerjoin=True)
-LOCK_POST = {"of": Post}  # and not its author
+LOCK_POST = {"of": Post}  # lock the post's row, but not its author's
 
 
 @app.get("/users/{user_id}/posts", response_model=list[PostRead])
@@ -169,7 +169,7 @@ async def delete_post(post_id: Id, session: SessionDep, if_match: IfMatchDep) ->
 async def list_todos(
     page: Annotated[TodoFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
-    """Lists todos in id order. One without `due_at` is due neither before nor after anything."""
+    """Lists todos in id order. `due_before` and `due_after` leave out those without `due_at`."""
     query = page.select(Todo, TodoRead)
     if page.owner_id is not None:
         query = query.where(col(Todo.owner_id) == page.owner_id)
@@ -268,7 +268,7 @@ async def read_item(item_id: Id, session: SessionDep) -> Item:
 async def update_item(
     item_id: Id, data: ItemUpdate, session: SessionDep, if_match: IfMatchDep
 ) -> Item:
-    """Changes the fields given. `description` and `owner_id` may be null. 409 as for creating."""
+    """Changes the fields given. `description` and `owner_id` may be null. 409 as on create."""
     item = await session.get_one(Item, item_id, with_for_update=True)
     if_match.check(ItemRead, item)
     item.sqlmodel_update(data.model_dump(exclude_unset=True))

@@ -1,7 +1,7 @@
 """The data: per resource a table class beside its Create, Read, Update and Filter schemas.
 
-A table class is never a request body: SQLModel validates nothing when it makes one. Read schemas
-state names and types alone. What they show was checked on its way in.
+A table class is never a request body: SQLModel does not validate its input. Read schemas state names
+and types alone, because the data was validated when it was written.
 """
 
 from datetime import datetime
@@ -80,7 +80,7 @@ class PostBase(SQLModel):
 
 class Post(PostBase, table=True):
     __tablename__ = "posts"
-    # With the id behind it, an index also serves the pages of a filtered list.
+    # Indexes of filters end with the id, because the pages of a filtered list are in id order.
     __table_args__ = (Index(None, "author_id", "id"), NEVER_REUSE_IDS)
 
     id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
