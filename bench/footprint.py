@@ -21,8 +21,8 @@ STARTS = 5
 # Imports all that a worker, a release and an e-mail address need, then names the packages left over.
 UNUSED = """
 import sys, importlib.metadata
-import main, nutshell.__main__, uvloop, httptools, psycopg, aiosqlite, alembic.command
-from uvicorn.protocols.http import httptools_impl
+import main, nutshell.__main__, uvloop, zttp, psycopg, aiosqlite, alembic.command
+from uvicorn.protocols.http import zttp_impl
 files = {module.__file__ for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
 for package in importlib.metadata.distributions():
     own = {str(package.locate_file(file)) for file in package.files or ()}

@@ -48,7 +48,6 @@ async def take_apart() -> str:
     from sqlalchemy import bindparam, select
     from sqlmodel.ext.asyncio.session import AsyncSession
     from uvicorn import Config
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
     from uvicorn.server import ServerState
 
     import main
@@ -56,6 +55,7 @@ async def take_apart() -> str:
     from nutshell.database import SessionDep, reader
     from nutshell.fields import Id
     from nutshell.paging import as_dicts
+    from nutshell.protocol import Protocol
     from nutshell.tests.asgi import call
 
     # Routes that stop after a layer.
@@ -102,7 +102,7 @@ async def take_apart() -> str:
 
     config = Config(hello, log_config=None, access_log=False, server_header=False)
     config.load()
-    protocol = HttpToolsProtocol(config, ServerState(), {})
+    protocol = Protocol(config, ServerState(), {})
     protocol.connection_made(Transport())
     done = asyncio.Event()
 
@@ -194,9 +194,13 @@ async def take_apart() -> str:
 def main() -> None:
     server = Postgres(log_statement="none")
     try:
-        url = server.create_database("filled").render_as_string(hide_password=False)
-        os.environ |= {"DATABASE_URL": url, "POOL_SIZE": "10"}
         from alembic import command
+
+        from nutshell.settings import settings
+
+        # Before the engines are made, which is when nutshell.database is imported.
+        settings.database_url = server.create_database("filled")
+        settings.pool_size = 10
 
         from nutshell.__main__ import LOGGING
         from nutshell.app import MIGRATIONS
