@@ -144,8 +144,11 @@ def check_connection(connection: Any, _: object, __: object) -> None:
 
     The pool then makes another. Nothing is asked: bytes on an idle line mean that it ends.
     """
+    driver = connection.driver_connection
+    if driver.closed:
+        raise DisconnectionError
     line = select.poll()
-    line.register(connection.driver_connection.fileno(), select.POLLIN)
+    line.register(driver.fileno(), select.POLLIN)
     if line.poll(0):
         raise DisconnectionError
 
@@ -157,10 +160,13 @@ def set_deadline(connection: Any, record: Any, _: object) -> None:
     record.record_info["deadline"] = loop.call_later(HOLD, cut, driver, record)
 
 
-def clear_deadline(_: object, record: Any) -> None:
+def clear_deadline(connection: Any, record: Any) -> None:
     # A connection that could not be made has no deadline.
     if deadline := record.record_info.pop("deadline", None):
         deadline.cancel()
+        if isinstance(deadline, asyncio.Task) and connection is not None:
+            # The server was asked to cancel, and might cancel the next request's statement.
+            hang_up(connection.driver_connection)
 
 
 def cut(driver: psycopg.AsyncConnection, record: Any) -> None:
@@ -174,6 +180,10 @@ async def cancel_and_hang_up(driver: psycopg.AsyncConnection) -> None:
     """
     with suppress(psycopg.Error, OSError):
         await driver.cancel_safe(timeout=CANCEL)
+    hang_up(driver)
+
+
+def hang_up(driver: psycopg.AsyncConnection) -> None:
     with suppress(psycopg.Error, OSError), socket.fromfd(driver.fileno(), 0, 0) as copy:
         copy.shutdown(socket.SHUT_RDWR)
 

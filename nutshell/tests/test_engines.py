@@ -116,11 +116,16 @@ async def test_statement_is_cancelled_when_a_connection_is_held_too_long(
         pytest.skip("SQLite has no server that could freeze")
     monkeypatch.setattr(engines, "HOLD", 0.3)
     waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+    pid = text("SELECT pg_backend_pid()")
     async with pools.reader.engine.connect() as connection:
+        before = await connection.scalar(pid)
         with pytest.raises(DBAPIError, match="QueryCanceled"):
             await connection.execute(text("SELECT pg_sleep(5)"))
     async with pools.writer.engine.connect() as connection:
         assert await connection.scalar(waiting) == 0
+    async with pools.reader.engine.connect() as connection:
+        # A late cancellation must not hit the next request.
+        assert await connection.scalar(pid) != before
     assert (await client.get("/books")).status_code == 200
 
 
