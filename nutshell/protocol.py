@@ -31,6 +31,9 @@ class Protocol(ZttpProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.client is not None:
+            # On a socket for both, IPv4 looks like this. FORWARDED_ALLOW_IPS has plain addresses.
+            self.client = (self.client[0].removeprefix("::ffff:"), self.client[1])
         self.expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -453,6 +453,16 @@ def test_references_repeat_no_host(tree: Path, production: Bin, migrated: URL) -
             assert client.get("/items/").status_code == 404
 
 
+@pytest.mark.parametrize(("trusted", "scheme"), [("127.0.0.1", "https"), ("10.0.0.1", "http")])
+def test_scheme_is_believed_of_trusted_proxies_alone(
+    tree: Path, production: Bin, trusted: str, scheme: str
+) -> None:
+    variables: Variables = {"FORWARDED_ALLOW_IPS": trusted}
+    with Service(variables, tree=tree, bin_folder=production) as service:
+        page = httpx.get(f"{service.url}/docs", headers={"x-forwarded-proto": "https"})
+        assert f'src="{scheme}://127.0.0.1' in page.text
+
+
 def test_forged_headers_do_not_open_the_service(tree: Path, production: Bin) -> None:
     with Service(tree=tree, bin_folder=production) as service:
         assert httpx.get(f"{service.url}/users").status_code == 200
