@@ -6,20 +6,23 @@ import socket
 import sqlite3
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import uvicorn
-from alembic import command
 from alembic.util import CommandError
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
-from nutshell.app import MIGRATIONS
+from nutshell.app import migrate_sqlite
 from nutshell.protocol import Protocol
 from nutshell.settings import settings
 
 logger = logging.getLogger("nutshell")
+
+ROOT = Path(__file__).parents[1]
+NOT_SERVED = (".venv", "bench", "nutshell/tests", "tests")  # --reload does not watch these
 
 BACKLOG = 2048  # callers that connect in the same moment
 
@@ -80,10 +83,13 @@ class Supervisor(Multiprocess):
         super().terminate_all()
 
 
-def migrate_sqlite() -> None:
-    """Ends the process with one line when the file, or its schema, is not what it should be."""
+def prepare_sqlite(*, reload: bool) -> None:
+    """Ends the process with one line when the file, or its schema, is not what it should be.
+
+    Under --reload a migration is not applied as soon as it is there: nobody has read it yet.
+    """
     try:
-        command.upgrade(MIGRATIONS, "head")
+        migrate_sqlite("a new file" if reload else "any file")
     except (DBAPIError, sqlite3.Error, CommandError) as error:
         reason = getattr(error, "orig", error)
         sys.exit(f"DATABASE_URL: {without_secrets(settings.database_url)}: {reason}")
@@ -108,14 +114,16 @@ def listen(host: str) -> socket.socket:
 def serve(*, reload: bool) -> None:
     logging.config.dictConfig(LOGGING)
     logger.info(describe())
-    if settings.database_url.get_backend_name() == "sqlite":
-        migrate_sqlite()
+    prepare_sqlite(reload=reload)
     listener = listen("127.0.0.1" if reload else "")
-    logger.info("Listening on http://127.0.0.1:%d", listener.getsockname()[1])
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    view = f", live view {url}/trace" if settings.trace else ""
+    logger.info("Listening on %s, documentation %s/docs%s", url, url, view)
     config = uvicorn.Config(
         "main:app",
         http=Protocol,
         reload=reload,
+        reload_excludes=[str(ROOT / name) for name in NOT_SERVED] if reload else None,
         workers=settings.web_concurrency,
         log_config=LOGGING,
         access_log=False,  # middleware.py has a better one

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -14,13 +15,14 @@ from typing import Any, Literal
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from fastapi import FastAPI, HTTPException
 from fastapi.middleware import Middleware
 from fastapi.responses import RedirectResponse
 from fastapi_swagger import patch_fastapi  # type: ignore[import-untyped]
 from pydantic import BaseModel
-from sqlalchemy import URL, text
+from sqlalchemy import URL, NullPool, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from nutshell import database
@@ -31,6 +33,8 @@ from nutshell.idempotency import purge_old_keys
 from nutshell.middleware import Edge
 from nutshell.routes import ResourceRoute
 from nutshell.settings import settings
+
+logger = logging.getLogger(__name__)
 
 MIGRATIONS = Config(Path(__file__).parents[1] / "alembic.ini")
 HEAD = ScriptDirectory.from_config(MIGRATIONS).get_current_head()
@@ -83,20 +87,37 @@ def create_app(title: str, summary: str) -> FastAPI:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    # A PaaS throws away the disk of its release step, so SQLite's file is migrated here. A server
-    # is migrated in the release step alone: web processes must not race to change a schema.
-    if settings.database_url.get_backend_name() == "sqlite":
-        await asyncio.to_thread(command.upgrade, MIGRATIONS, "head")
+    await asyncio.to_thread(migrate_sqlite, "a new file")
     let_interrupts_finish_requests()
     follow_parent()
     spare_the_garbage_collector()
-    purging = asyncio.create_task(purge_old_keys())
+    chores = asyncio.gather(report_readiness(), purge_old_keys(), return_exceptions=True)
     yield
-    purging.cancel()
+    chores.cancel()
     with suppress(asyncio.CancelledError):
-        await purging
+        await chores
     for engine in (database.reader.engine, database.writer.engine, prober.engine):
         await engine.dispose()
+
+
+def migrate_sqlite(which: Literal["any file", "a new file"]) -> None:
+    """Brings SQLite's tables to the newest schema. A PaaS throws away what its release step made.
+
+    A server is migrated in the release step alone: web processes must not race to change a schema.
+    """
+    if settings.database_url.get_backend_name() != "sqlite":
+        return
+    if which == "a new file":
+        engine = create_engine(settings.database_url, poolclass=NullPool)
+        with engine.connect() as connection:
+            if MigrationContext.configure(connection).get_current_revision() is not None:
+                return
+    command.upgrade(MIGRATIONS, "head")
+
+
+async def report_readiness() -> None:
+    if reason := await prober.find_reason():
+        logger.warning("Not ready: %s", reason)
 
 
 def let_interrupts_finish_requests() -> None:
@@ -163,7 +184,7 @@ class Prober:
         except SQLAlchemyError:
             return "The database does not answer, or has no schema."
         if revision != HEAD:
-            return f"The schema is at {revision}, the service wants {HEAD}."
+            return f"The schema is at {revision}, but {HEAD} is needed: run alembic upgrade head."
         return None
 
 

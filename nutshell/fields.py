@@ -57,6 +57,13 @@ def require_number(value: object) -> object:
     return value
 
 
+def require_digits(value: object) -> object:
+    """Refuses " 4", "+4", "4.0" and "1_000" in a path or query, which pydantic takes for numbers."""
+    if isinstance(value, str) and not re.fullmatch("-?[0-9]+", value):
+        raise ValueError("give a whole number, in digits")
+    return value
+
+
 def require_date_and_time(value: object) -> object:
     """Refuses numbers, which pydantic takes for seconds since 1970."""
     if isinstance(value, datetime) or re.match(r"\d{4}-\d\d-\d\d[Tt ]", str(value)):
@@ -74,8 +81,10 @@ def to_utc(value: datetime) -> datetime:
 # Beyond 2**53 neither JavaScript nor the numbers of an OpenAPI document are exact.
 MAX_INT = 2**53 - 1
 
-# The id of a row, in a path or a query.
-Id = Annotated[int, Interval(ge=1, le=MAX_INT)]
+# For whole numbers in a path or a query.
+DIGITS = BeforeValidator(require_digits)
+# The id of a row there.
+Id = Annotated[int, Interval(ge=1, le=MAX_INT), DIGITS]
 # The id of another row, in a body.
 Reference = Annotated[Id, BeforeValidator(require_number)]
 # PostgreSQL cannot store NUL.

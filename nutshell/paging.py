@@ -1,13 +1,14 @@
 """Lists, a page at a time. A page after the last id seen costs the same however deep it is."""
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import sqlalchemy
+from annotated_types import Interval
 from pydantic import BaseModel, Field
 from sqlmodel import SQLModel
 from sqlmodel.sql.expression import Select
 
-from nutshell.fields import MAX_INT, REFUSE_UNKNOWN, Id
+from nutshell.fields import DIGITS, MAX_INT, REFUSE_UNKNOWN, Id
 
 Query = TypeVar("Query", bound=sqlalchemy.Select[Any])
 
@@ -17,8 +18,12 @@ class Page(BaseModel):
 
     model_config = REFUSE_UNKNOWN
 
-    limit: int = Field(default=50, ge=1, le=100, description="rows in one answer")
-    offset: int = Field(default=0, ge=0, le=MAX_INT, description="rows to skip")
+    limit: Annotated[int, Interval(ge=1, le=100), DIGITS] = Field(
+        default=50, description="rows in one answer"
+    )
+    offset: Annotated[int, Interval(ge=0, le=MAX_INT), DIGITS] = Field(
+        default=0, description="rows to skip"
+    )
     after: Id | None = Field(default=None, description="the last id seen: go on behind it")
     order: Literal["asc", "desc"] = Field(default="asc", description="by id")
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))
 
 from nutshell.tests.browser import CHROMIUM, opened
-from nutshell.tests.service import TOKEN, Service
+from nutshell.tests.service import TOKEN, Service, checkout
 
 SCHEMES: list[Literal["light", "dark"]] = ["light", "dark"]
 
@@ -19,7 +19,11 @@ def main() -> None:
         sys.exit("Debian's chromium is not installed.")
     with TemporaryDirectory() as folder:
         variables = {"DATABASE_URL": f"sqlite:///{folder}/s.db", "API_TOKEN": TOKEN, "TRACE": "1"}
-        with Service(dict(variables)) as service, opened() as page, service.client() as client:
+        with (
+            Service(dict(variables), tree=checkout()) as service,
+            opened() as page,
+            service.client() as client,
+        ):
             page.set_viewport_size({"width": 900, "height": 760})
             user = {"email": "ada@example.com", "name": "Ada Lovelace"}
             client.post("/users", json=user)

@@ -6,21 +6,26 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import URL, create_engine, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError
+from sqlmodel import SQLModel
 
-import main
 from nutshell.tests.fixtures import Pools, use_pools
+import main
 from nutshell.app import HEAD, MIGRATIONS, lifespan
 from nutshell.settings import settings
 from nutshell.tests.postgres import Postgres
 from nutshell.tests.service import ROOT, alembic, checkout, plain_environment
+from tests.rows import ROWS
 
-TABLES = {"alembic_version", "users", "posts", "todos", "items", "idempotency_keys"}
+REVISIONS = [s.revision for s in ScriptDirectory.from_config(MIGRATIONS).walk_revisions()][::-1]
 
 
 def tables(url: URL) -> set[str]:
@@ -41,37 +46,55 @@ def revision(url: URL) -> str | None:
         engine.dispose()
 
 
+def rows(url: URL) -> dict[str, list[dict[str, Any]]]:
+    """All rows of the service's tables."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = {
+            name: [dict(row._mapping) for row in connection.execute(text(f"SELECT * FROM {name}"))]
+            for name in tables(url) - {"alembic_version"}
+        }
+    engine.dispose()
+    return found
+
+
 def test_migrations_go_up_down_and_up_again_without_drift(
     empty_url: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "database_url", empty_url)
-    command.upgrade(MIGRATIONS, "head")
-    assert tables(empty_url) == TABLES
-    assert alembic(empty_url, "check").returncode == 0
-    command.downgrade(MIGRATIONS, "base")
-    assert tables(empty_url) == {"alembic_version"}
-    command.upgrade(MIGRATIONS, "head")
-    assert tables(empty_url) == TABLES
-    assert revision(empty_url) == HEAD
-    assert alembic(empty_url, "check").returncode == 0
+    for _ in range(2):
+        command.upgrade(MIGRATIONS, "head")
+        assert revision(empty_url) == HEAD
+        done = alembic(empty_url, "check", tree=checkout())
+        assert done.returncode == 0, done.stderr
+        command.downgrade(MIGRATIONS, "base")
+        assert tables(empty_url) == {"alembic_version"}
 
 
-def test_downgrade_of_bio_keeps_rows(empty_url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_migration_goes_down_and_up_and_keeps_what_rows_it_can(
+    empty_url: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(settings, "database_url", empty_url)
-    command.upgrade(MIGRATIONS, "head")
-    engine = create_engine(empty_url)
-    insert = (
-        "INSERT INTO users (email, name, bio, created_at)"
-        " VALUES ('a@example.com', 'Ada', 'First.', '2030-01-01 00:00:00')"
-    )
-    with engine.begin() as connection:
-        connection.execute(text(insert))
-    command.downgrade(MIGRATIONS, "0001")
-    command.upgrade(MIGRATIONS, "head")
-    with engine.connect() as connection:
-        rows = connection.execute(text("SELECT email, bio FROM users")).all()
-    engine.dispose()
-    assert [tuple(row) for row in rows] == [("a@example.com", None)]
+    await asyncio.to_thread(command.upgrade, MIGRATIONS, "head")
+    pools = Pools(empty_url, 1)
+    use_pools(pools, monkeypatch)
+    transport = httpx.ASGITransport(main.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        for number, make in enumerate(ROWS.values()):
+            await make(client, number)
+    await pools.dispose()
+    before = rows(empty_url)
+    assert any(before.values())
+    for target in REVISIONS[-2::-1]:
+        await asyncio.to_thread(command.downgrade, MIGRATIONS, target)
+        for name, found in rows(empty_url).items():
+            for row, old in zip(found, before[name], strict=True):
+                assert row.items() <= old.items(), f"a downgrade to {target} changed {name}"
+    kept = rows(empty_url)
+    await asyncio.to_thread(command.upgrade, MIGRATIONS, "head")
+    assert {name: len(found) for name, found in rows(empty_url).items()} == {
+        name: len(kept.get(name, [])) for name in before
+    }
 
 
 def test_command_line_takes_the_url_as_a_platform_hands_it_out(empty_url: URL) -> None:
@@ -79,9 +102,9 @@ def test_command_line_takes_the_url_as_a_platform_hands_it_out(empty_url: URL) -
     if empty_url.get_backend_name() == "postgresql":
         given = empty_url.set(drivername="postgres")
         assert "%40" in given.render_as_string(hide_password=False)
-    done = alembic(given, "upgrade", "head")
+    done = alembic(given, "upgrade", "head", tree=checkout())
     assert done.returncode == 0, done.stderr
-    assert "Running upgrade 0001 -> 0002" in done.stderr
+    assert f"-> {REVISIONS[0]}" in done.stderr
     assert revision(empty_url) == HEAD
 
 
@@ -92,32 +115,48 @@ def test_failing_migration_leaves_nothing(
     shutil.copy(ROOT / "alembic.ini", tmp_path)
     shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
     config = Config(tmp_path / "alembic.ini")
-    command.upgrade(config, "0001")
-    failing = tmp_path / "migrations/versions/9999_fail.py"
-    failing.write_text(
-        "from alembic import op\n"
-        f"revision, down_revision = '9999', '{HEAD}'\n"
-        "def upgrade() -> None:\n"
-        "    op.execute('CREATE TABLE half (id INTEGER)')\n"
-        "    op.execute('INSERT INTO half VALUES (1)')\n"
-        "    op.execute('SELECT * FROM nowhere')\n"
-    )
+    command.upgrade(config, "head")
+    before = tables(empty_url)
+    for number, statements in [
+        ("9998", ["CREATE TABLE whole (id INTEGER)"]),
+        ("9999", ["CREATE TABLE half (id INTEGER)", "SELECT * FROM nowhere"]),
+    ]:
+        (tmp_path / f"migrations/versions/{number}.py").write_text(
+            "from alembic import op\n"
+            f"revision, down_revision = '{number}', '{'9998' if number == '9999' else HEAD}'\n"
+            "def upgrade() -> None:\n"
+            f"    for statement in {statements}:\n"
+            "        op.execute(statement)\n"
+        )
     with pytest.raises(DBAPIError, match="nowhere"):
         command.upgrade(config, "head")
-    assert revision(empty_url) == "0001"
-    assert tables(empty_url) == TABLES - {"idempotency_keys"}
-    failing.unlink()
-    command.upgrade(config, "head")
     assert revision(empty_url) == HEAD
+    assert tables(empty_url) == before
+    (tmp_path / "migrations/versions/9999.py").unlink()
+    command.upgrade(config, "head")
+    assert revision(empty_url) == "9998"
 
 
 async def test_four_upgrades_at_once_all_succeed(empty_url: URL) -> None:
-    done = await asyncio.gather(
-        *(asyncio.to_thread(alembic, empty_url, "upgrade", "head") for _ in range(4))
-    )
+    calls = [
+        asyncio.to_thread(alembic, empty_url, "upgrade", "head", tree=checkout()) for _ in range(4)
+    ]
+    done = await asyncio.gather(*calls)
     assert [process.returncode for process in done] == [0] * 4, [p.stderr for p in done]
-    assert sum("Running upgrade  -> 0001" in process.stderr for process in done) == 1
+    assert sum(f"-> {REVISIONS[0]}" in process.stderr for process in done) == 1
     assert revision(empty_url) == HEAD
+
+
+def test_new_migration_says_what_must_be_done_first(empty_url: URL) -> None:
+    done = alembic(empty_url, "revision", "--autogenerate", "-m", "a", tree=checkout())
+    assert done.returncode != 0
+    assert "First run: alembic upgrade head" in done.stderr + done.stdout
+
+
+def test_models_have_names_for_all_constraints() -> None:
+    """Without a name, a migration cannot drop it."""
+    for table in SQLModel.metadata.sorted_tables:
+        assert all(constraint.name for constraint in table.constraints), table.name
 
 
 async def test_start_brings_sqlite_to_head_and_leaves_loggers_alone(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nutshell.tests.postgres import Postgres
-from nutshell.tests.service import TOKEN, Service, Variables, alembic, migrate
+from nutshell.tests.service import TOKEN, Service, Variables, alembic, checkout, migrate
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +23,9 @@ def test_search_uses_trigrams_where_the_database_has_them() -> None:
     server = Postgres(programs=INSTALLED[-1])
     try:
         url = server.create_database("app")
-        migrate(url)
+        migrate(url, checkout())
         variables: Variables = {"DATABASE_URL": url, "API_TOKEN": TOKEN}
-        with Service(variables) as service, service.client() as client:
+        with Service(variables, tree=checkout()) as service, service.client() as client:
             client.post("/users", json={"email": "ada@example.com", "name": "Ada"})
             server.execute(FILL, "app")
             server.execute("VACUUM ANALYZE todos", "app")
@@ -56,7 +56,9 @@ def test_release_needs_no_right_to_create_extensions(elsewhere: bool) -> None:
             server.execute("GRANT USAGE ON SCHEMA extensions TO plain", "app")
         server.execute("REVOKE CREATE ON DATABASE app FROM PUBLIC", "app")
         server.execute("GRANT CREATE, USAGE ON SCHEMA public TO plain", "app")
-        done = alembic(url.set(username="plain", password="plain"), "upgrade", "head")
+        done = alembic(
+            url.set(username="plain", password="plain"), "upgrade", "head", tree=checkout()
+        )
         assert done.returncode == 0, done.stderr
         indexes = "SELECT 1 FROM pg_indexes WHERE indexname = 'ix_todos_title_trigrams'"
         assert bool(server.execute(indexes, "app")) is elsewhere

@@ -1,4 +1,8 @@
-"""Resources of the tests' own: shelves, books on them, and loans of books."""
+"""A service of the tests' own: shelves, books on them, and loans of books.
+
+It stands in for `main.py` and `models.py`, in the tests' own process and in the services that they start.
+So the machinery is tested whatever stands upstairs.
+"""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -19,12 +23,14 @@ from nutshell.paging import Page, as_dicts
 from nutshell.routes import IfMatchDep, ReplyDep
 
 Label = Annotated[Text, MinLen(1), MaxLen(100)]
+LongText = Annotated[Text | None, MaxLen(10_000)]
 
 
 class ShelfCreate(SQLModel):
     model_config = REFUSE_UNKNOWN
 
-    label: Label
+    label: Label = Field(schema_extra={"examples": ["Top"]})
+    place: Label | None = Field(default=None, schema_extra={"examples": ["Hall"]})
 
 
 class Shelf(SQLModel, table=True):
@@ -33,17 +39,27 @@ class Shelf(SQLModel, table=True):
 
     id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
     label: str = Field(unique=True, max_length=100)
+    place: str | None = Field(default=None, max_length=100)
 
 
 class ShelfRead(BaseModel):
     id: int
     label: str
+    place: str | None
+
+
+class ShelfUpdate(SQLModel):
+    model_config = REFUSE_UNKNOWN
+
+    label: Label = LEFT_OUT
+    place: Label | None = None
 
 
 class BookCreate(SQLModel):
     model_config = REFUSE_UNKNOWN
 
-    title: Label
+    title: Label = Field(schema_extra={"examples": ["Notes"]})
+    text: LongText = Field(default=None, schema_extra={"examples": ["On the engine."]})
     shelf_id: Reference | None = None
 
 
@@ -53,6 +69,7 @@ class Book(SQLModel, table=True):
 
     id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
     title: str = Field(max_length=100)
+    text: str | None = Field(default=None, max_length=10_000)
     shelf_id: int | None = Field(
         default=None, foreign_key="shelves.id", ondelete="SET NULL", sa_type=BIGINT
     )
@@ -62,6 +79,7 @@ class Book(SQLModel, table=True):
 class BookRead(BaseModel):
     id: int
     title: str
+    text: str | None
     shelf_id: int | None
 
 
@@ -73,7 +91,12 @@ class BookUpdate(SQLModel):
     model_config = REFUSE_UNKNOWN
 
     title: Label = LEFT_OUT
+    text: LongText = None
     shelf_id: Reference | None = None
+
+
+class BookFilter(Page):
+    title: Label | None = None
 
 
 class Loan(SQLModel, table=True):
@@ -107,17 +130,37 @@ async def create_shelf(data: ShelfCreate, session: SessionDep, reply: ReplyDep) 
     return shelf
 
 
+@app.get("/shelves/{shelf_id}", response_model=ShelfRead)
+async def read_shelf(shelf_id: Id, session: SessionDep) -> Shelf:
+    return await session.get_one(Shelf, shelf_id)
+
+
+@app.patch("/shelves/{shelf_id}", response_model=ShelfRead)
+async def update_shelf(
+    shelf_id: Id, data: ShelfUpdate, session: SessionDep, if_match: IfMatchDep
+) -> Shelf:
+    shelf = await session.get_one(Shelf, shelf_id, with_for_update=True)
+    if_match.check(ShelfRead, shelf)
+    shelf.sqlmodel_update(data.model_dump(exclude_unset=True))
+    await session.commit()
+    return shelf
+
+
 @app.delete("/shelves/{shelf_id}", status_code=204)
-async def delete_shelf(shelf_id: Id, session: SessionDep) -> None:
-    await session.delete(await session.get_one(Shelf, shelf_id, with_for_update=True))
+async def delete_shelf(shelf_id: Id, session: SessionDep, if_match: IfMatchDep) -> None:
+    shelf = await session.get_one(Shelf, shelf_id, with_for_update=True)
+    if_match.check(ShelfRead, shelf)
+    await session.delete(shelf)
     await session.commit()
 
 
 @app.get("/books", response_model=list[BookReadWithShelf])
 async def list_books(
-    page: Annotated[Page, Query()], session: SessionDep, reply: ReplyDep
+    page: Annotated[BookFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Book]:
     query = page.cut(select(Book).options(WITH_SHELF), col(Book.id))
+    if page.title is not None:
+        query = query.where(col(Book.title) == page.title)
     return reply.page(page, (await session.exec(query)).all())
 
 

@@ -1,4 +1,8 @@
-"""The service as a platform runs it: a process of its own, called over real HTTP."""
+"""A service as a platform runs it: a process of its own, called over real HTTP.
+
+It serves the library, with this project's own Procfile, settings and requirements. What tests the
+service upstairs passes `tree=checkout()`.
+"""
 
 import atexit
 import os
@@ -71,18 +75,58 @@ def copy_tree(folder: Path) -> Path:
     return folder
 
 
+MIGRATION = '''
+"""Create the library."""
+
+from alembic import op
+from sqlmodel import SQLModel
+
+revision, down_revision = "0001", None
+
+def upgrade() -> None:
+    SQLModel.metadata.create_all(op.get_bind())
+
+def downgrade() -> None:
+    SQLModel.metadata.drop_all(op.get_bind())
+'''
+
+
+def copy_library(folder: Path) -> Path:
+    """The same, with the library in place of the service."""
+    copy_tree(folder)
+    shutil.copy(ROOT / "nutshell/tests/library.py", folder / "main.py")
+    (folder / "models.py").write_text("import main\n")
+    shutil.rmtree(folder / "migrations/versions")
+    (folder / "migrations/versions").mkdir()
+    (folder / "migrations/versions/0001_create_the_library.py").write_text(MIGRATION)
+    return folder
+
+
+# One copy each for all services that change nothing. The developer's `.env` is not in it.
+
+
 @cache
 def checkout() -> Path:
-    """One copy for all services that change nothing. The developer's `.env` is not in it."""
+    return copy_tree(temporary_folder())
+
+
+@cache
+def library_checkout() -> Path:
+    return copy_library(temporary_folder())
+
+
+def temporary_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="nutshell-tree-"))
     atexit.register(shutil.rmtree, folder)
-    return copy_tree(folder)
+    return folder
 
 
-def alembic(url: URL, *arguments: str) -> subprocess.CompletedProcess[str]:
+def alembic(
+    url: URL, *arguments: str, tree: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
-        cwd=checkout(),
+        cwd=tree or library_checkout(),
         env=plain_environment(DATABASE_URL=url),
         capture_output=True,
         text=True,
@@ -91,8 +135,8 @@ def alembic(url: URL, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def migrate(url: URL) -> None:
-    done = alembic(url, "upgrade", "head")
+def migrate(url: URL, tree: Path | None = None) -> None:
+    done = alembic(url, "upgrade", "head", tree=tree)
     assert done.returncode == 0, done.stderr
 
 
@@ -142,7 +186,7 @@ class Service:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [*wrapper, "bash", "-c", "exec " + procfile()["web"]],
-                cwd=tree or checkout(),
+                cwd=tree or library_checkout(),
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,

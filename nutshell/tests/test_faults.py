@@ -51,7 +51,7 @@ def service(server: Postgres) -> Iterator[Service]:
     variables: Variables = {"DATABASE_URL": server.url("app"), "API_TOKEN": TOKEN}
     with Service(variables) as service:
         with service.client() as client:
-            assert client.post("/items", json={"name": "before"}).status_code == 201
+            assert client.post("/books", json={"title": "before"}).status_code == 201
         yield service
 
 
@@ -60,9 +60,9 @@ def assert_unavailable(service: Service, *, method: str = "GET", number: int = 1
 
     def call(_: int) -> None:
         began = time.monotonic()
-        json = {"name": "during"} if method == "POST" else None
+        json = {"title": "during"} if method == "POST" else None
         with service.client() as client:
-            response = client.request(method, "/items", json=json)
+            response = client.request(method, "/books", json=json)
         took = time.monotonic() - began
         assert response.status_code == 503, response.text
         assert response.headers["content-type"] == "application/problem+json"
@@ -77,8 +77,8 @@ def assert_recovers(service: Service) -> None:
     deadline = time.monotonic() + RECOVERY
     with service.client() as client:
         while True:
-            created = client.post("/items", json={"name": "after"})
-            read = client.get("/items")
+            created = client.post("/books", json={"title": "after"})
+            read = client.get("/books")
             ready = client.get("/readyz")
             if {created.status_code, read.status_code, ready.status_code} <= {200, 201}:
                 break
@@ -103,8 +103,8 @@ def test_restarted_database(server: Postgres, service: Service) -> None:
     def call(number: int) -> int:
         with service.client() as client:
             if number % 2:
-                return client.post("/items", json={"name": "after"}).status_code
-            return client.get("/items").status_code
+                return client.post("/books", json={"title": "after"}).status_code
+            return client.get("/books").status_code
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(call, range(64)))  # opens every connection
@@ -136,11 +136,11 @@ def test_frozen_database(server: Postgres, service: Service, number: int) -> Non
 
 def test_connection_cut_in_the_middle_of_a_request(server: Postgres, service: Service) -> None:
     with (
-        blocked_writes(server, "app", "items"),
+        blocked_writes(server, "app", "books"),
         ThreadPoolExecutor(1) as pool,
         service.client() as client,
     ):
-        call = pool.submit(client.post, "/items", json={"name": "cut"})
+        call = pool.submit(client.post, "/books", json={"title": "cut"})
         wait_for_blocked(server, "app", 1)
         cut = server.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -149,23 +149,23 @@ def test_connection_cut_in_the_middle_of_a_request(server: Postgres, service: Se
         assert cut == [(True,)]
         assert call.result().status_code == 503
     assert_recovers(service)
-    assert server.execute("SELECT count(*) FROM items WHERE name = 'cut'", "app") == [(0,)]
+    assert server.execute("SELECT count(*) FROM books WHERE title = 'cut'", "app") == [(0,)]
 
 
 def test_every_connection_busy(server: Postgres, service: Service) -> None:
-    with blocked_writes(server, "app", "items"), ThreadPoolExecutor(20) as pool:
+    with blocked_writes(server, "app", "books"), ThreadPoolExecutor(20) as pool:
 
         def create(_: int) -> tuple[int, float]:
             began = time.monotonic()
             response = httpx.post(
-                f"{service.url}/items", json={"name": "busy"}, headers=BEARER, timeout=30
+                f"{service.url}/books", json={"title": "busy"}, headers=BEARER, timeout=30
             )
             return response.status_code, time.monotonic() - began
 
         calls = pool.map(create, range(20))
         wait_for_blocked(server, "app", 4)
         # Reads have a pool of their own, so they do not notice.
-        assert httpx.get(f"{service.url}/items", headers=BEARER, timeout=2).status_code == 200
+        assert httpx.get(f"{service.url}/books", headers=BEARER, timeout=2).status_code == 200
         for status, took in calls:
             assert status == 503
             assert took < SECONDS
@@ -187,11 +187,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(client: httpx.Client) -> httpx.Response:
-    """Creates posts until one is refused; answers how."""
-    user = client.post("/users", json={"email": "ada@example.com", "name": "Ada"}).json()
+    """Creates books until one is refused; answers how."""
+    shelf = client.post("/shelves", json={"label": "Top"}).json()
     for number in range(10_000):
-        data = {"title": f"{number}", "body": os.urandom(4_999).hex()}
-        response = client.post(f"/users/{user['id']}/posts", json=data)
+        data = {"title": f"{number}", "text": os.urandom(4_999).hex(), "shelf_id": shelf["id"]}
+        response = client.post("/books", json=data)
         if response.status_code != 201:
             return response
     raise AssertionError("the disk never filled up")
@@ -211,9 +211,9 @@ def test_full_disk_of_postgresql(postgres: Postgres, small_disk: Path) -> None:
             refused = fill(client)
             assert refused.status_code == 503
             assert "DiskFull" in service.log.read_text()
-            assert client.get("/posts?limit=1").status_code == 200
-            user = client.get("/users").json()[0]
-            assert client.delete(f"/users/{user['id']}").status_code in (204, 503)
+            assert client.get("/books?limit=1").status_code == 200
+            shelf = client.get("/shelves").json()[0]
+            assert client.delete(f"/shelves/{shelf['id']}").status_code in (204, 503)
             assert " ERROR " not in service.log.read_text()
     finally:
         postgres.execute("DROP DATABASE small WITH (FORCE)")
@@ -226,7 +226,7 @@ def test_full_disk_of_sqlite(small_disk: Path) -> None:
         refused = fill(client)
         assert refused.status_code == 503
         assert "database or disk is full" in service.log.read_text()
-        assert client.get("/posts?limit=1").status_code == 200
+        assert client.get("/books?limit=1").status_code == 200
         assert client.get("/readyz").status_code == 200
         assert " ERROR " not in service.log.read_text()
 
@@ -237,9 +237,9 @@ def test_locked_sqlite(tmp_path: Path) -> None:
         other = sqlite3.connect(file, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            sqlite3.connect(file, timeout=0).execute("DELETE FROM items")
+            sqlite3.connect(file, timeout=0).execute("DELETE FROM books")
         assert_unavailable(service, method="POST", number=2)
-        assert httpx.get(f"{service.url}/items", headers=BEARER, timeout=2).status_code == 200
+        assert httpx.get(f"{service.url}/books", headers=BEARER, timeout=2).status_code == 200
         other.execute("ROLLBACK")
         other.close()
         assert_recovers(service)
@@ -266,7 +266,7 @@ def test_killed_worker_loses_and_doubles_nothing(server: Postgres) -> None:
                 assert time.monotonic() < deadline
                 try:
                     response = httpx.post(
-                        f"{running.url}/items", json={"name": name}, headers=headers, timeout=30
+                        f"{running.url}/books", json={"title": name}, headers=headers, timeout=30
                     )
                 except httpx.TransportError:
                     retried.append(name)
@@ -296,7 +296,7 @@ def test_killed_worker_loses_and_doubles_nothing(server: Postgres) -> None:
         for writer in writers:
             writer.result()
         assert running.log.read_text().count("died") == 4
-    stored = [name for (name,) in server.execute("SELECT name FROM items", "app")]
+    stored = [name for (name,) in server.execute("SELECT title FROM books", "app")]
     print(f"acknowledged {len(acknowledged)}, sent again {len(retried)}, stored {len(stored)}")
     assert len(stored) == len(set(stored)), "no name twice"
     assert set(acknowledged) <= set(stored), "no acknowledged name lost"
@@ -306,11 +306,11 @@ def test_killed_worker_loses_and_doubles_nothing(server: Postgres) -> None:
 def test_client_that_hangs_up_while_it_waits_costs_no_connection(
     server: Postgres, service: Service
 ) -> None:
-    with blocked_writes(server, "app", "items") as blocker:
+    with blocked_writes(server, "app", "books") as blocker:
         for _ in range(4):
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(
-                    f"{service.url}/items", json={"name": "gone"}, headers=BEARER, timeout=0.3
+                    f"{service.url}/books", json={"title": "gone"}, headers=BEARER, timeout=0.3
                 )
         wait_for_blocked(server, "app", 4)
         blocker.rollback()
@@ -324,12 +324,12 @@ def test_read_only_primary(server: Postgres, service: Service) -> None:
     server.execute("ALTER DATABASE app SET default_transaction_read_only = on")
     server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'app'")
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-        server.execute("DELETE FROM items", "app")
+        server.execute("DELETE FROM books", "app")
     for _ in range(2):
         assert_unavailable(service, method="POST", number=4)
     time.sleep(1.1)  # for as long /readyz repeats its last answer
     assert httpx.get(f"{service.url}/readyz").status_code == 503
-    assert httpx.get(f"{service.url}/items", headers=BEARER).status_code == 200
+    assert httpx.get(f"{service.url}/books", headers=BEARER).status_code == 200
     server.execute("ALTER DATABASE app RESET default_transaction_read_only")
     assert_recovers(service)
 
@@ -339,13 +339,13 @@ def test_locked_table_holds_no_more_backends_than_the_pool_has(
 ) -> None:
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     most = 0
-    with blocked_writes(server, "app", "items"), ThreadPoolExecutor(16) as pool:
+    with blocked_writes(server, "app", "books"), ThreadPoolExecutor(16) as pool:
         stop = time.monotonic() + 15
 
         def create(_: int) -> None:
             while time.monotonic() < stop:
                 response = httpx.post(
-                    f"{service.url}/items", json={"name": "a"}, headers=BEARER, timeout=30
+                    f"{service.url}/books", json={"title": "a"}, headers=BEARER, timeout=30
                 )
                 assert response.status_code == 503
 
@@ -364,9 +364,9 @@ def test_locked_table_holds_no_more_backends_than_the_pool_has(
 def test_locked_table_does_not_make_the_service_unready(server: Postgres, service: Service) -> None:
     with server.connect("app") as connection, ThreadPoolExecutor(20) as pool:
         connection.autocommit = False
-        connection.execute("LOCK TABLE items, users IN ACCESS EXCLUSIVE MODE")
+        connection.execute("LOCK TABLE books, shelves IN ACCESS EXCLUSIVE MODE")
         calls = [
-            pool.submit(httpx.get, f"{service.url}/items", headers=BEARER, timeout=30)
+            pool.submit(httpx.get, f"{service.url}/books", headers=BEARER, timeout=30)
             for _ in range(20)
         ]
         for _ in range(8):
@@ -389,9 +389,9 @@ def test_killed_supervisor_leaves_no_worker(server: Postgres, workers_wanted: in
         service.wait_until_up()
         left = workers(service.process.pid)
         assert len(left) == (workers_wanted if workers_wanted > 1 else 0)
-        with blocked_writes(server, "app", "items") as blocker, ThreadPoolExecutor(1) as pool:
+        with blocked_writes(server, "app", "books") as blocker, ThreadPoolExecutor(1) as pool:
             call = pool.submit(
-                httpx.post, f"{service.url}/items", json={"name": "a"}, headers=BEARER, timeout=30
+                httpx.post, f"{service.url}/books", json={"title": "a"}, headers=BEARER, timeout=30
             )
             wait_for_blocked(server, "app", 1)
             service.process.kill()

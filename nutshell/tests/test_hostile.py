@@ -53,7 +53,7 @@ def complete(answer: bytes) -> bool:
 
 
 def request(
-    path: bytes = b"/items",
+    path: bytes = b"/books",
     body: bytes = b"",
     headers: bytes = b"",
     method: bytes = b"POST",
@@ -91,32 +91,32 @@ def lives_on(service: Service) -> Iterator[None]:
         b"[" * 100_000,
         b"[" * 100_000 + b"]" * 100_000,
         b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
-        b'{"name": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
-        b"\xef\xbb\xbf" + b'{"name": ""}',
-        b'{"name": NaN}',
-        b'{"name": "\\ud800"}',
-        b'{"name": "\x00"}',
-        b'{"name": "\\u0000"}',
-        b'{"name": "a", "owner_id": 1' + b"0" * 10_000 + b"}",
-        b'{"name": "a", "owner_id": 1e999}',
-        b'{"name": "a", "owner_id": 1.5}',
+        b'{"title": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        b"\xef\xbb\xbf" + b'{"title": ""}',
+        b'{"title": NaN}',
+        b'{"title": "\\ud800"}',
+        b'{"title": "\x00"}',
+        b'{"title": "\\u0000"}',
+        b'{"title": "a", "shelf_id": 1' + b"0" * 10_000 + b"}",
+        b'{"title": "a", "shelf_id": 1e999}',
+        b'{"title": "a", "shelf_id": 1.5}',
         b"\xff\xfe{\x00}\x00",
         b"\x1f\x8b\x08\x00",
-        '{"name": ""}'.encode("utf-16"),
-        '{"name": ""}'.encode("utf-32"),
+        '{"title": ""}'.encode("utf-16"),
+        '{"title": ""}'.encode("utf-32"),
     ],
     ids=range(17),
 )
 def test_senseless_body_is_refused(service: Service, body: bytes) -> None:
-    for path in (b"/items", b"/items/batch", b"/users"):
+    for path in (b"/books", b"/books/batch", b"/shelves"):
         assert problem(exchange(service, request(path, body))) in (400, 422)
 
 
 def test_repeated_key_takes_the_last_and_byte_order_mark_is_read(service: Service) -> None:
-    answer = exchange(service, request(body=b'{"name": "first", "name": "last"}'))
+    answer = exchange(service, request(body=b'{"title": "first", "title": "last"}'))
     assert status(answer) == 201
     assert b'"last"' in answer
-    answer = exchange(service, request(body=b"\xef\xbb\xbf" + b'{"name": "marked"}'))
+    answer = exchange(service, request(body=b"\xef\xbb\xbf" + b'{"title": "marked"}'))
     assert status(answer) in (201, 422)
 
 
@@ -135,7 +135,7 @@ def test_gigabyte_by_drip_is_too_large(service: Service) -> None:
 
 
 def test_slow_client_is_served_in_the_end(service: Service) -> None:
-    whole = request(body=b'{"name": "slow"}')
+    whole = request(body=b'{"title": "slow"}')
     answer = exchange(service, *(whole[i : i + 8] for i in range(0, len(whole), 8)), pause=0.05)
     assert status(answer) == 201
 
@@ -143,19 +143,19 @@ def test_slow_client_is_served_in_the_end(service: Service) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        b"/users/\xff",
-        b"/users/%00",
-        b"/users/%ff%fe",
-        b"/users/1%2F..%2F..",
+        b"/shelves/\xff",
+        b"/shelves/%00",
+        b"/shelves/%ff%fe",
+        b"/shelves/1%2F..%2F..",
         b"/../../etc/passwd",
-        b"/users/" + b"9" * 30_000,
+        b"/shelves/" + b"9" * 30_000,
         b"/" + b"a" * 60_000,
-        b"/users?" + b"a=1&" * 5_000,
-        b"/users?email=%00",
-        b"/users?email=%ED%A0%80",
-        b"/users?limit=%31%30%30%30",
-        b"//users",
-        b"/users/1;drop table users",
+        b"/shelves?" + b"a=1&" * 5_000,
+        b"/shelves?title=%00",
+        b"/shelves?title=%ED%A0%80",
+        b"/shelves?limit=%31%30%30%30",
+        b"//shelves",
+        b"/shelves/1;drop table shelves",
     ],
     ids=range(13),
 )
@@ -170,13 +170,13 @@ def test_senseless_path_is_refused(service: Service, path: bytes) -> None:
         b"GET / HTTP/9.9\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"G\x00T / HTTP/1.1\r\n\r\n",
-        b"GET /users HTTP/1.1\r\nhost: a\r\nx: \x00\r\n\r\n",
-        b"GET /users HTTP/1.1\r\nhost: a\r\nx y: z\r\n\r\n",
-        b"GET /users HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 200_000 + b"\r\n\r\n",
-        b"POST /items HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
-        b"POST /items HTTP/1.1\r\nhost: a\r\ncontent-length: 1" + b"0" * 30 + b"\r\n\r\n",
-        b"POST /items HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
-        b"POST /items HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /shelves HTTP/1.1\r\nhost: a\r\nx: \x00\r\n\r\n",
+        b"GET /shelves HTTP/1.1\r\nhost: a\r\nx y: z\r\n\r\n",
+        b"GET /shelves HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 200_000 + b"\r\n\r\n",
+        b"POST /books HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
+        b"POST /books HTTP/1.1\r\nhost: a\r\ncontent-length: 1" + b"0" * 30 + b"\r\n\r\n",
+        b"POST /books HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"POST /books HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
     ],
     ids=range(10),
 )
@@ -196,25 +196,25 @@ def test_raw_bytes_in_headers_are_refused_or_ignored(service: Service) -> None:
         (b"origin: \xff\r\n", {201}),
         (b"x-forwarded-proto: \xff\r\nx-forwarded-for: \xff\r\n", {201}),
     ]:
-        answer = exchange(service, request(body=b'{"name": "raw"}', headers=headers))
+        answer = exchange(service, request(body=b'{"title": "raw"}', headers=headers))
         assert status(answer) in expected, (headers, answer[:200])
-    host = request(body=b'{"name": "raw"}').replace(b"host: 127.0.0.1", b"host: \xff<>\"'")
+    host = request(body=b'{"title": "raw"}').replace(b"host: 127.0.0.1", b"host: \xff<>\"'")
     assert status(exchange(service, host)) in (201, 400)
 
 
 def test_client_that_hangs_up_costs_nothing(service: Service, tmp_path: Path) -> None:
     for _ in range(50):
         with socket.create_connection(("127.0.0.1", service.port)) as connection:
-            connection.sendall(request(length=1000, body=b'{"name": "half'))
+            connection.sendall(request(length=1000, body=b'{"title": "half'))
     for _ in range(50):
         with socket.create_connection(("127.0.0.1", service.port)) as connection:
-            connection.sendall(request(body=b'{"name": "whole"}'))
+            connection.sendall(request(body=b'{"title": "whole"}'))
     answer = exchange(service, request(b"/readyz", method=b"GET"))
     assert status(answer) == 200
 
 
 def test_answers_tell_no_versions(service: Service) -> None:
-    for path in (b"/users", b"/nowhere", b"/users/x", b"/healthz"):
+    for path in (b"/shelves", b"/nowhere", b"/shelves/x", b"/healthz"):
         head, _, _ = exchange(service, request(path, method=b"GET")).partition(b"\r\n\r\n")
         names = {line.split(b":")[0].lower() for line in head.split(b"\r\n")[1:]}
         assert not names & {b"server", b"x-powered-by", b"via"}

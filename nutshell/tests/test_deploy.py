@@ -36,7 +36,7 @@ from nutshell.tests.service import (
     TOKEN,
     Service,
     Variables,
-    copy_tree,
+    copy_library,
     plain_environment,
     procfile,
 )
@@ -58,7 +58,7 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Bin:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    return copy_tree(tmp_path / "tree")
+    return copy_library(tmp_path / "tree")
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_release_fails_on_a_bad_database(tree: Path, production: Bin, postgres: 
 def test_release_in_one_copy_and_web_in_another(
     tree: Path, production: Bin, migrated: URL, tmp_path: Path
 ) -> None:
-    other = copy_tree(tmp_path / "other")
+    other = copy_library(tmp_path / "other")
     shutil.rmtree(tree)
     with Service({"DATABASE_URL": migrated}, tree=other, bin_folder=production) as service:
         assert httpx.get(f"{service.url}/readyz").status_code == 200
@@ -190,7 +190,7 @@ def test_web_with_workers_shares_one_database(
     with Service(variables, tree=tree, bin_folder=production) as service:
         for number in range(20):
             response = httpx.post(
-                f"{service.url}/items", json={"name": f"Item {number}"}, headers=BEARER
+                f"{service.url}/books", json={"title": f"Item {number}"}, headers=BEARER
             )
             assert response.status_code == 201
             assert (
@@ -207,7 +207,7 @@ def test_web_with_workers_shares_one_database(
 def test_web_on_new_sqlite_file_starts(tree: Path, production: Bin, workers: int) -> None:
     with Service({"WEB_CONCURRENCY": workers}, tree=tree, bin_folder=production) as service:
         assert httpx.get(f"{service.url}/readyz").status_code == 200
-        assert httpx.post(f"{service.url}/items", json={"name": "a"}).status_code == 201
+        assert httpx.post(f"{service.url}/books", json={"title": "a"}).status_code == 201
         assert "a PaaS discards this file" in service.log.read_text()
 
 
@@ -250,13 +250,13 @@ def test_start_without_database_recovers_by_itself(
         with service.client() as client:
             assert client.get("/healthz").status_code == 200
             assert client.get("/readyz").status_code == 503
-            for response in (client.get("/users"), client.post("/items", json={"name": "a"})):
+            for response in (client.get("/shelves"), client.post("/books", json={"title": "a"})):
                 assert response.status_code == 503
                 assert response.headers["retry-after"] == "1"
             with forwarded(port, postgres.port):
                 assert release(tree, production, url).returncode == 0
                 assert client.get("/readyz").status_code == 200
-                assert client.post("/items", json={"name": "a"}).status_code == 201
+                assert client.post("/books", json={"title": "a"}).status_code == 201
             assert PASSWORD not in service.log.read_text()
 
 
@@ -308,7 +308,7 @@ def test_read_only_tree_is_enough(
         assert subprocess.run(touch, check=False).returncode != 0, "the tree is really read-only"
         variables: Variables = {"DATABASE_URL": migrated, "API_TOKEN": TOKEN}
         with Service(variables, tree=tree, bin_folder=production, wrapper=wrapper) as service:
-            response = httpx.post(f"{service.url}/items", json={"name": "a"}, headers=BEARER)
+            response = httpx.post(f"{service.url}/books", json={"title": "a"}, headers=BEARER)
             assert response.status_code == 201
     finally:
         for path in (tree, *tree.rglob("*")):
@@ -351,11 +351,11 @@ def test_signal_lets_requests_in_flight_finish(
         Service(variables, tree=tree, bin_folder=production) as service,
         ThreadPoolExecutor(4) as pool,
     ):
-        with blocked_writes(postgres, database, "items") as blocker:
+        with blocked_writes(postgres, database, "books") as blocker:
 
             def create(number: int) -> httpx.Response:
-                data = {"name": f"In flight {number}"}
-                return httpx.post(f"{service.url}/items", json=data, headers=BEARER, timeout=30)
+                data = {"title": f"In flight {number}"}
+                return httpx.post(f"{service.url}/books", json=data, headers=BEARER, timeout=30)
 
             calls: list[Future[httpx.Response]] = [pool.submit(create, n) for n in range(4)]
             wait_for_blocked(postgres, database, 4)
@@ -375,7 +375,7 @@ def test_signal_lets_requests_in_flight_finish(
         assert "ERROR" not in log
     left = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"
     assert postgres.execute(left) == [(0,)]
-    stored = postgres.execute("SELECT count(*) FROM items", database)
+    stored = postgres.execute("SELECT count(*) FROM books", database)
     assert stored == [(4,)]
 
 
@@ -387,10 +387,10 @@ def test_signal_ends_the_process_though_a_request_never_finishes(
     with (
         Service(variables, tree=tree, bin_folder=production) as service,
         ThreadPoolExecutor(1) as pool,
-        blocked_writes(postgres, database, "items"),
+        blocked_writes(postgres, database, "books"),
     ):
-        data = {"name": "Never"}
-        url = f"{service.url}/items"
+        data = {"title": "Never"}
+        url = f"{service.url}/books"
         call = pool.submit(httpx.post, url, json=data, headers=BEARER, timeout=60)
         wait_for_blocked(postgres, database, 1)
         service.process.send_signal(signal.SIGTERM)
@@ -446,11 +446,11 @@ def test_references_repeat_no_host(tree: Path, production: Bin, migrated: URL) -
     with Service(variables, tree=tree, bin_folder=production) as service:
         headers = BEARER | {"x-forwarded-proto": "https", "host": "evil.example"}
         with httpx.Client(base_url=service.url, headers=headers) as client:
-            created = [client.post("/items", json={"name": "a"}) for _ in range(2)]
-            assert created[0].headers["location"].startswith("/items/")
-            link = client.get("/items?limit=1").headers["link"]
-            assert link.startswith("</items?limit=1&after=")
-            assert client.get("/items/").status_code == 404
+            created = [client.post("/books", json={"title": "a"}) for _ in range(2)]
+            assert created[0].headers["location"].startswith("/books/")
+            link = client.get("/books?limit=1").headers["link"]
+            assert link.startswith("</books?limit=1&after=")
+            assert client.get("/books/").status_code == 404
 
 
 @pytest.mark.parametrize(("trusted", "scheme"), [("127.0.0.1", "https"), ("10.0.0.1", "http")])
@@ -465,9 +465,9 @@ def test_scheme_is_believed_of_trusted_proxies_alone(
 
 def test_forged_headers_do_not_open_the_service(tree: Path, production: Bin) -> None:
     with Service(tree=tree, bin_folder=production) as service:
-        assert httpx.get(f"{service.url}/users").status_code == 200
+        assert httpx.get(f"{service.url}/shelves").status_code == 200
         for name in ("x-forwarded-for", "forwarded", "x-forwarded-host", "x-real-ip", "via"):
-            response = httpx.get(f"{service.url}/users", headers={name: "127.0.0.1"})
+            response = httpx.get(f"{service.url}/shelves", headers={name: "127.0.0.1"})
             assert response.status_code == 403
 
 
@@ -480,24 +480,24 @@ def test_log_tells_of_requests_and_not_of_secrets(
     variables: Variables = {"DATABASE_URL": migrated, "API_TOKEN": TOKEN}
     with Service(variables, tree=tree, bin_folder=production) as service:
         with service.client() as client:
-            user = {"email": "ada@example.com", "name": "Ada"}
-            sane = client.post("/users", json=user, headers={"x-request-id": "trace-1.a_B"})
+            shelf = {"label": "ada@example.com"}
+            sane = client.post("/shelves", json=shelf, headers={"x-request-id": "trace-1.a_B"})
             assert sane.headers["x-request-id"] == "trace-1.a_B"
-            clash = client.post("/users", json=user)
+            clash = client.post("/shelves", json=shelf)
             assert clash.status_code == 409
             for odd in ("a b", "x" * 65, "a\u00e9", "ada@example.com"):
-                made = client.get("/users", headers=[(b"x-request-id", odd.encode("latin-1"))])
+                made = client.get("/shelves", headers=[(b"x-request-id", odd.encode("latin-1"))])
                 assert re.fullmatch(r"[0-9a-f]{32}", made.headers["x-request-id"])
-            client.get("/users/ada@example.com?email=ada%40example.com")
-            client.get("/users/ada%40example.com")
-            client.get(f"/users?token={TOKEN}")
+            client.get("/shelves/ada@example.com?email=ada%40example.com")
+            client.get("/shelves/ada%40example.com")
+            client.get(f"/shelves?token={TOKEN}")
         deadline = time.monotonic() + 2
-        while "GET /users 422" not in service.log.read_text():
+        while "GET /shelves 422" not in service.log.read_text():
             assert time.monotonic() < deadline, "the log lags behind"
             time.sleep(0.05)
         log = service.log.read_text()
-        assert re.search(r"INFO trace-1\.a_B POST /users 201 \d+\.\d ms", log)
-        assert re.search(r"INFO [0-9a-f]{32} POST /users 409 ", log)
+        assert re.search(r"INFO trace-1\.a_B POST /shelves 201 \d+\.\d ms", log)
+        assert re.search(r"INFO [0-9a-f]{32} POST /shelves 409 ", log)
         for secret in ("ada@", "ada%40", TOKEN, PASSWORD, "p%40ss"):
             assert secret not in log
 
@@ -505,13 +505,13 @@ def test_log_tells_of_requests_and_not_of_secrets(
 def test_log_of_a_defect_has_the_request_id(
     tree: Path, production: Bin, migrated: URL, postgres: Postgres
 ) -> None:
-    postgres.execute("ALTER TABLE users ADD COLUMN extra int NOT NULL", str(migrated.database))
+    postgres.execute("ALTER TABLE shelves ADD COLUMN extra int NOT NULL", str(migrated.database))
     origin = "https://app.example.com"
     variables: Variables = {"DATABASE_URL": migrated, "API_TOKEN": TOKEN, "CORS_ORIGINS": origin}
     with Service(variables, tree=tree, bin_folder=production) as service:
         response = httpx.post(
-            f"{service.url}/users",
-            json={"email": "ada@example.com", "name": "Ada"},
+            f"{service.url}/shelves",
+            json={"label": "ada@example.com"},
             headers=BEARER | {"x-request-id": "defect-1", "origin": origin},
         )
         assert response.status_code == 500
@@ -533,16 +533,16 @@ def test_cors_is_off_unless_set(tree: Path, production: Bin, migrated: URL) -> N
     ask = origin | {"access-control-request-method": "PATCH"}
     variables: Variables = {"DATABASE_URL": migrated, "API_TOKEN": TOKEN}
     with Service(variables, tree=tree, bin_folder=production) as service:
-        response = httpx.get(f"{service.url}/users", headers=BEARER | origin)
+        response = httpx.get(f"{service.url}/shelves", headers=BEARER | origin)
         assert "access-control-allow-origin" not in response.headers
     variables["CORS_ORIGINS"] = "https://app.example.com"
     with Service(variables, tree=tree, bin_folder=production) as service:
-        response = httpx.get(f"{service.url}/users", headers=BEARER | origin)
+        response = httpx.get(f"{service.url}/shelves", headers=BEARER | origin)
         assert response.headers["access-control-allow-origin"] == "https://app.example.com"
         exposed = response.headers["access-control-expose-headers"].split(", ")
         assert set(exposed) == {"Link", "Location", "ETag", "Retry-After", "X-Request-ID"}
-        assert httpx.options(f"{service.url}/users/1", headers=ask).status_code == 200
+        assert httpx.options(f"{service.url}/shelves/1", headers=ask).status_code == 200
         other = httpx.get(
-            f"{service.url}/users", headers=BEARER | {"origin": "https://evil.example"}
+            f"{service.url}/shelves", headers=BEARER | {"origin": "https://evil.example"}
         )
         assert "access-control-allow-origin" not in other.headers

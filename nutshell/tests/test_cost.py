@@ -51,10 +51,16 @@ def find_route(app: FastAPI, method: str, target: str) -> None:
 # Method, target, body, statements (each of them a round trip), calls.
 REQUESTS = [
     ("GET", "/healthz", None, [], 300),
-    ("GET", "/users/{id}", None, ["SELECT"], 1620),
-    ("GET", "/users?limit=50", None, ["SELECT"], 2630),
-    ("POST", "/users", {"name": "Ada"}, ["BEGIN", "INSERT", "COMMIT"], 2950),
-    ("PATCH", "/users/{id}", {"name": "Ada {n}"}, ["BEGIN", "SELECT", "UPDATE", "COMMIT"], 3260),
+    ("GET", "/shelves/{id}", None, ["SELECT"], 1620),
+    ("GET", "/shelves?limit=50", None, ["SELECT"], 2630),
+    ("POST", "/shelves", {"place": "Hall"}, ["BEGIN", "INSERT", "COMMIT"], 2950),
+    (
+        "PATCH",
+        "/shelves/{id}",
+        {"place": "Hall {n}"},
+        ["BEGIN", "SELECT", "UPDATE", "COMMIT"],
+        3260,
+    ),
 ]
 
 
@@ -75,15 +81,15 @@ async def test_request_costs_no_more(
 ) -> None:
     ids = []
     for number in range(60):
-        user = {"email": f"user{number}@example.com", "name": "Ada"}
-        ids.append((await client.post("/users", json=user)).json()["id"])
+        shelf = {"label": f"Shelf {number}", "place": "Hall"}
+        ids.append((await client.post("/shelves", json=shelf)).json()["id"])
     counts = []
     for number in range(5):  # the first ones fill caches
         body = b""
         if data is not None:
-            name = data["name"].replace("{n}", str(number))
-            email = {"email": f"new{number}@example.com"} if method == "POST" else {}
-            body = json.dumps({"name": name} | email).encode()
+            place = data["place"].replace("{n}", str(number))
+            label = {"label": f"New {number}"} if method == "POST" else {}
+            body = json.dumps({"place": place} | label).encode()
         path = target.format(id=ids[number])
         with counted() as finding:
             find_route(app, method, path)

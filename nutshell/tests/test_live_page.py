@@ -12,7 +12,7 @@ from sqlalchemy import URL
 
 from nutshell import database
 from nutshell.tests.browser import CHROMIUM, Page, opened
-from nutshell.tests.service import BEARER, TOKEN, Service, Variables, copy_tree, migrate
+from nutshell.tests.service import BEARER, TOKEN, Service, Variables, copy_library, migrate
 
 # What a newcomer might write, each with one thing wrong.
 MISTAKES = """
@@ -24,31 +24,31 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 @app.post("/forgetful")
 async def forget_commit(session: SessionDep) -> None:
-    session.add(Item(name="forgotten"))
+    session.add(Book(title="forgotten"))
     await session.flush()
 
 
 @app.get("/one-by-one")
 async def read_one_by_one(session: SessionDep) -> None:
-    for user_id in range(1, 6):
-        await session.get(User, user_id)
+    for shelf_id in range(1, 6):
+        await session.get(Shelf, shelf_id)
 
 
 @app.get("/outliving")
 async def outlive(session: Annotated[AsyncSession, Depends(database.get_session)]) -> None:
-    await session.get(User, 1)
+    await session.get(Shelf, 1)
 
 
 @app.get("/two")
 async def use_two(session: SessionDep) -> None:
-    await session.get(User, 1)
+    await session.get(Shelf, 1)
     async with AsyncSession(database.writer.engine) as other:
-        await other.get(User, 1)
+        await other.get(Shelf, 1)
 
 
 @app.get("/slow")
 async def be_slow(session: SessionDep) -> None:
-    await session.get(User, 1)
+    await session.get(Shelf, 1)
     await asyncio.sleep(0.6)
 """
 
@@ -65,13 +65,13 @@ def test_without_trace_nothing_listens() -> None:
 async def test_without_trace_there_is_no_view(client: httpx.AsyncClient) -> None:
     for path in ("/trace", "/trace/events"):
         assert (await client.get(path)).status_code == 404
-    assert "server-timing" not in (await client.get("/users")).headers
+    assert "server-timing" not in (await client.get("/shelves")).headers
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the service with routes that make mistakes."""
-    tree = copy_tree(tmp_path_factory.mktemp("mistaken") / "tree")
+    tree = copy_library(tmp_path_factory.mktemp("mistaken") / "tree")
     with (tree / "main.py").open("a") as module:
         module.write(MISTAKES)
     return tree
@@ -120,36 +120,36 @@ def warning(page: Page, path: str) -> str:
 def test_cards_show_the_statements_in_order(page: Page, service: Service) -> None:
     ends = ["returned", "answered"]
     with service.client() as client:
-        created = client.post("/users", json={"email": "ada@example.com", "name": "Ada"})
-        seen = steps(page, "/users")
+        created = client.post("/shelves", json={"label": "ada@example.com"})
+        seen = steps(page, "/shelves")
         assert [kind for kind, _ in seen] == ["pool", "BEGIN", "statement", "COMMIT", *ends]
-        assert "INSERT INTO users" in seen[2][1]
+        assert "INSERT INTO shelves" in seen[2][1]
         assert "ada@example.com" in seen[2][1]
         assert re.search(r"→ 1 row$", seen[2][1])
 
-        client.get("/users?limit=3")
-        seen = steps(page, "/users?limit=3")
+        client.get("/shelves?limit=3")
+        seen = steps(page, "/shelves?limit=3")
         assert [kind for kind, _ in seen] == ["pool", "statement", *ends]
         assert "SELECT" in seen[1][1]
 
-        path = f"/users/{created.json()['id']}"
-        client.patch(path, json={"name": "Ada King"}, headers={"if-match": "*"})
+        path = f"/shelves/{created.json()['id']}"
+        client.patch(path, json={"place": "Hall"}, headers={"if-match": "*"})
         seen = steps(page, path)
         kinds = ["pool", "BEGIN", "statement", "statement", "COMMIT", *ends]
         assert [kind for kind, _ in seen] == kinds
         assert "SELECT" in seen[2][1]
-        assert "UPDATE users SET name" in seen[3][1]
+        assert "UPDATE shelves SET place" in seen[3][1]
 
-        client.patch("/users/999", json={"name": "Nobody"})
-        seen = steps(page, "/users/999")
+        client.patch("/shelves/999", json={"place": "Nowhere"})
+        seen = steps(page, "/shelves/999")
         assert [kind for kind, _ in seen] == ["pool", "BEGIN", "statement", "ROLLBACK", *ends]
-        assert warning(page, "/users/999") == ""
+        assert warning(page, "/shelves/999") == ""
 
         keyed = {"idempotency-key": "one"}
-        client.post("/items", json={"name": "Card"}, headers=keyed)
-        assert "COMMIT" in [kind for kind, _ in steps(page, "/items")]
-        client.post("/items/batch", json=[{"name": "Card"}] * 5)
-        assert "COMMIT" in [kind for kind, _ in steps(page, "/items/batch")]
+        client.post("/books", json={"title": "Card"}, headers=keyed)
+        assert "COMMIT" in [kind for kind, _ in steps(page, "/books")]
+        client.post("/books/batch", json=[{"title": "Card"}] * 5)
+        assert "COMMIT" in [kind for kind, _ in steps(page, "/books/batch")]
     assert page.locator(".warning").count() == 0
     pools = page.locator("[data-pool=writes] dd").all_inner_texts()
     assert pools == ["1", "0", "0"]
@@ -175,8 +175,8 @@ def test_mistakes_are_put_into_words(page: Page, service: Service) -> None:
             call.join()
         page.locator(".warning", has_text="for a connection").wait_for(timeout=1000)
         # A warning belongs to one request, and to no other.
-        client.get("/users?limit=1")
-        assert warning(page, "/users?limit=1") == ""
+        client.get("/shelves?limit=1")
+        assert warning(page, "/shelves?limit=1") == ""
 
 
 @pytest.mark.slow
@@ -187,29 +187,29 @@ def test_pause_filter_and_clear(page: Page, service: Service) -> None:
 
     with service.client() as client:
         page.get_by_role("button", name="Clear").click()  # what the start of the service left there
-        client.get("/users")
-        client.get("/items")
-        steps(page, "/items")
-        assert visible() == ["/items", "/users"]
-        page.get_by_label("Path contains").fill("user")
-        assert visible() == ["/users"]
-        client.get("/users?limit=2")
-        steps(page, "/users?limit=2")
-        assert visible() == ["/users?limit=2", "/users"]
+        client.get("/shelves")
+        client.get("/books")
+        steps(page, "/books")
+        assert visible() == ["/books", "/shelves"]
+        page.get_by_label("Path contains").fill("shel")
+        assert visible() == ["/shelves"]
+        client.get("/shelves?limit=2")
+        steps(page, "/shelves?limit=2")
+        assert visible() == ["/shelves?limit=2", "/shelves"]
         page.get_by_label("Path contains").fill("")
         # By keyboard: all of the page can be used that way.
         page.get_by_role("button", name="Pause").focus()
         page.keyboard.press("Enter")
-        client.get("/todos")
+        client.get("/books?limit=3")
         page.get_by_role("status").filter(has_text="paused, 1 held back").wait_for(timeout=1000)
-        assert "/todos" not in visible()
+        assert "/books?limit=3" not in visible()
         page.keyboard.press("Enter")
-        steps(page, "/todos")
+        steps(page, "/books?limit=3")
         page.get_by_role("button", name="Clear").click()
         assert visible() == []
-        client.get("/posts")
-        steps(page, "/posts")
-        assert visible() == ["/posts"]
+        client.get("/books?limit=4")
+        steps(page, "/books?limit=4")
+        assert visible() == ["/books?limit=4"]
 
 
 @pytest.mark.slow
@@ -217,8 +217,8 @@ def test_pause_filter_and_clear(page: Page, service: Service) -> None:
 def test_a_thousand_requests_leave_the_page_responsive(page: Page, service: Service) -> None:
     with service.client() as client:
         for number in range(1000):
-            client.get(f"/users?offset={number}")
-    steps(page, "/users?offset=999")
+            client.get(f"/shelves?offset={number}")
+    steps(page, "/shelves?offset=999")
     assert page.locator("#requests > li").count() == 200
     frame = page.evaluate(
         "() => new Promise(done => { const began = performance.now();"
@@ -235,8 +235,8 @@ def test_a_thousand_requests_leave_the_page_responsive(page: Page, service: Serv
 @needs_browser
 def test_page_fits_a_phone_in_dark_and_light(page: Page, service: Service) -> None:
     with service.client() as client:
-        client.post("/users", json={"email": f"{'a' * 60}@example.com", "name": "A" * 100})
-    steps(page, "/users")
+        client.post("/shelves", json={"label": "a" * 100, "place": "A" * 100})
+    steps(page, "/shelves")
     page.set_viewport_size({"width": 360, "height": 700})
     colours = set()
     for scheme in ("dark", "light"):
@@ -256,7 +256,7 @@ def test_view_is_for_this_machine_alone_and_ends_with_the_process(service: Servi
         client.stream("GET", f"{service.url}/trace/events") as stream,
     ):
         assert stream.headers["content-type"].startswith("text/event-stream")
-        response = httpx.get(f"{service.url}/users", headers=BEARER)
+        response = httpx.get(f"{service.url}/shelves", headers=BEARER)
         timing = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
         assert timing.keys() == {"pool", "sql", "commit", "app"}
         assert all(float(time) >= 0 for time in timing.values())
@@ -264,7 +264,9 @@ def test_view_is_for_this_machine_alone_and_ends_with_the_process(service: Servi
         for _ in stream.iter_lines():
             pass
     assert service.process.wait(5) is not None
-    assert re.search(r"GET /users 200 \d+\.\d ms, 1 statement \d+\.\d ms", service.log.read_text())
+    assert re.search(
+        r"GET /shelves 200 \d+\.\d ms, 1 statement \d+\.\d ms", service.log.read_text()
+    )
 
 
 @pytest.mark.slow
@@ -277,18 +279,14 @@ def test_docs_work_offline(tmp_path: Path) -> None:
         page.locator(".auth-container input").fill(TOKEN)
         page.locator(".auth-btn-wrapper button", has_text="Authorize").click()
         page.locator(".auth-btn-wrapper button", has_text="Close").click()
-        # Each with its example as it stands. The first makes the user that the others refer to.
+        # Each with its example as it stands.
         for tag, name in (
-            ("users", "create_user"),
-            ("posts", "create_post"),
-            ("todos", "create_todo"),
-            ("items", "create_item"),
-            ("items", "create_items"),
+            ("shelves", "create_shelf"),
+            ("books", "create_book"),
+            ("books", "create_books"),
         ):
             operation = page.locator(f"#operations-{tag}-{name}")
             operation.locator(".opblock-summary-control").click()
-            if name == "create_post":
-                operation.locator("input[placeholder=user_id]").fill("1")
             operation.locator("button.execute").click()
             status = operation.locator(".live-responses-table .response-col_status")
             status = status.filter(has_text=re.compile(r"\d{3}")).first

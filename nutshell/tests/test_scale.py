@@ -32,18 +32,18 @@ def test_everything_works_behind_pgbouncer_in_transaction_mode(postgres: Postgre
             def work(number: int) -> set[int]:
                 statuses = set()
                 for turn in range(10):
-                    user = {"email": f"{number}.{turn}@example.com", "name": "Ada"}
-                    created = client.post("/users", json=user)
-                    path = f"/users/{created.json()['id']}"
-                    post = {"title": "a", "body": "b"}
+                    shelf = {"label": f"{number}.{turn}"}
+                    created = client.post("/shelves", json=shelf)
+                    path = f"/shelves/{created.json()['id']}"
+                    book = {"title": "a", "shelf_id": created.json()["id"]}
                     for response in (
                         created,
-                        client.post("/users", json=user),
+                        client.post("/shelves", json=shelf),
                         client.get(path),
-                        client.patch(path, json={"name": "Ada King"}),
-                        client.post(f"{path}/posts", json=post),
-                        client.get("/posts?limit=100"),
-                        client.post("/items/batch", json=[{"name": "a"}] * 10),
+                        client.patch(path, json={"place": "Hall"}),
+                        client.post("/books", json=book),
+                        client.get("/books?limit=100"),
+                        client.post("/books/batch", json=[{"title": "a"}] * 10),
                         client.delete(path),
                         client.get(path),
                     ):
@@ -53,7 +53,7 @@ def test_everything_works_behind_pgbouncer_in_transaction_mode(postgres: Postgre
             with ThreadPoolExecutor(8) as pool:
                 seen = set.union(*pool.map(work, range(8)))
             assert seen == {200, 201, 204, 404, 409}
-        assert postgres.execute("SELECT count(*) FROM items", "pooled") == [(800,)]
+        assert postgres.execute("SELECT count(*) FROM books", "pooled") == [(880,)]
 
 
 @pytest.fixture
@@ -82,15 +82,15 @@ def test_reads_go_to_the_replica(pair: tuple[Postgres, Postgres]) -> None:
         "API_TOKEN": TOKEN,
     }
     with Service(variables) as service, service.client() as client:
-        item = client.post("/items", json={"name": "Engine"}).json()
+        book = client.post("/books", json={"title": "Engine"}).json()
         deadline = time.monotonic() + 5
-        while (read := client.get(f"/items/{item['id']}")).status_code == 404:
+        while (read := client.get(f"/books/{book['id']}")).status_code == 404:
             assert time.monotonic() < deadline
-        assert read.json() == item
-        assert client.patch(f"/items/{item['id']}", json={"name": "Card"}).status_code == 200
-        assert "SELECT items" in standby.log.read_text()
-        assert "INSERT INTO items" not in standby.log.read_text()
-        assert "INSERT INTO items" in primary.log.read_text()
+        assert read.json() == book
+        assert client.patch(f"/books/{book['id']}", json={"title": "Card"}).status_code == 200
+        assert "SELECT books" in standby.log.read_text()
+        assert "INSERT INTO books" not in standby.log.read_text()
+        assert "INSERT INTO books" in primary.log.read_text()
 
 
 def test_standby_takes_over_and_no_acknowledged_write_is_lost(
@@ -113,7 +113,7 @@ def test_standby_takes_over_and_no_acknowledged_write_is_lost(
 
     def write(client: httpx.Client) -> None:
         while not stop.is_set():
-            response = client.post("/items", json={"name": f"Item {next(numbers)}"})
+            response = client.post("/books", json={"title": f"Book {next(numbers)}"})
             if response.status_code == 201:
                 acknowledged.append((time.monotonic(), response.json()["id"]))
             else:
@@ -142,7 +142,7 @@ def test_standby_takes_over_and_no_acknowledged_write_is_lost(
         assert httpx.get(f"{service.url}/readyz").status_code == 200
     before = [row for when, row in acknowledged if when < killed]
     after = [row for when, row in acknowledged if when > killed + 1]
-    stored = {row for (row,) in standby.execute("SELECT id FROM items", "app")}
+    stored = {row for (row,) in standby.execute("SELECT id FROM books", "app")}
     print(f"acknowledged before {len(before)}, after {len(after)}, 503s {len(failures)}")
     assert len(before) > 20
     assert len(after) > 20

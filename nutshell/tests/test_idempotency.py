@@ -12,11 +12,11 @@ from sqlmodel import col, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from nutshell.tests.fixtures import Pools, assert_problem
-from models import Item
 from nutshell import idempotency
 from nutshell.fields import now
 from nutshell.idempotency import IdempotencyKey
 from nutshell.settings import settings
+from nutshell.tests.library import Book
 
 KEY = {"idempotency-key": '"8e03978e-40d5-43dd-bc93-6894a57f9324"'}
 
@@ -26,20 +26,18 @@ def comparable(response: httpx.Response) -> tuple[int, bytes, dict[str, str]]:
     return response.status_code, response.content, headers
 
 
-async def stored_names(session: AsyncSession) -> list[str]:
-    return list(await session.exec(select(Item.name).order_by(col(Item.id))))
+async def stored_titles(session: AsyncSession) -> list[str]:
+    return list(await session.exec(select(Book.title).order_by(col(Book.id))))
 
 
 async def test_repeat_returns_the_first_answer(
-    client: httpx.AsyncClient, user: dict[str, Any], session: AsyncSession
+    client: httpx.AsyncClient, shelf: dict[str, Any], session: AsyncSession
 ) -> None:
     for number, (path, data) in enumerate(
         [
-            ("/users", {"email": "bob@example.com", "name": "Bob"}),
-            (f"/users/{user['id']}/posts", {"title": "a", "body": "b"}),
-            ("/todos", {"title": "a", "owner_id": user["id"]}),
-            ("/items", {"name": "a"}),
-            ("/items/batch", [{"name": "b"}, {"name": "c"}]),
+            ("/shelves", {"label": "Bottom"}),
+            ("/books", {"title": "a", "shelf_id": shelf["id"]}),
+            ("/books/batch", [{"title": "b"}, {"title": "c"}]),
         ]
     ):
         key = {"idempotency-key": f"key-{number}"}
@@ -48,15 +46,15 @@ async def test_repeat_returns_the_first_answer(
         for _ in range(2):
             repeat = await client.post(path, json=data, headers=key)
             assert comparable(repeat) == comparable(first)
-    assert await stored_names(session) == ["a", "b", "c"]
+    assert await stored_titles(session) == ["a", "b", "c"]
 
 
 async def test_repeat_returns_the_first_answer_though_the_row_has_changed(
     client: httpx.AsyncClient,
 ) -> None:
-    first = await client.post("/items", json={"name": "a"}, headers=KEY)
+    first = await client.post("/books", json={"title": "a"}, headers=KEY)
     await client.delete(first.headers["location"])
-    repeat = await client.post("/items", json={"name": "a"}, headers=KEY)
+    repeat = await client.post("/books", json={"title": "a"}, headers=KEY)
     assert comparable(repeat) == comparable(first)
     assert_problem(await client.get(first.headers["location"]), 404)
 
@@ -65,18 +63,18 @@ async def test_key_with_or_without_quotes_is_the_same(
     client: httpx.AsyncClient, session: AsyncSession
 ) -> None:
     for key in ('"abc"', "abc"):
-        await client.post("/items", json={"name": "a"}, headers={"idempotency-key": key})
-    assert await stored_names(session) == ["a"]
+        await client.post("/books", json={"title": "a"}, headers={"idempotency-key": key})
+    assert await stored_titles(session) == ["a"]
 
 
 async def test_same_key_for_another_request_is_refused(
     client: httpx.AsyncClient, session: AsyncSession
 ) -> None:
-    await client.post("/items", json={"name": "a"}, headers=KEY)
-    assert_problem(await client.post("/items", json={"name": "b"}, headers=KEY), 422)
-    assert_problem(await client.post("/items/batch", json=[{"name": "a"}], headers=KEY), 422)
-    assert_problem(await client.post("/items?a=1", json={"name": "a"}, headers=KEY), 422)
-    assert await stored_names(session) == ["a"]
+    await client.post("/books", json={"title": "a"}, headers=KEY)
+    assert_problem(await client.post("/books", json={"title": "b"}, headers=KEY), 422)
+    assert_problem(await client.post("/books/batch", json=[{"title": "a"}], headers=KEY), 422)
+    assert_problem(await client.post("/books?a=1", json={"title": "a"}, headers=KEY), 422)
+    assert await stored_titles(session) == ["a"]
 
 
 @pytest.mark.parametrize("key", ["", '"', '""', '"a', 'a"', "a b", "a,b c", "x" * 256, "\xe9"])
@@ -84,24 +82,24 @@ async def test_malformed_key_is_a_bad_request(
     client: httpx.AsyncClient, session: AsyncSession, key: str
 ) -> None:
     headers = [(b"idempotency-key", key.encode("latin-1"))]
-    assert_problem(await client.post("/items", json={"name": "a"}, headers=headers), 400)
-    assert await stored_names(session) == []
+    assert_problem(await client.post("/books", json={"title": "a"}, headers=headers), 400)
+    assert await stored_titles(session) == []
 
 
 async def test_two_keys_are_a_bad_request(client: httpx.AsyncClient) -> None:
     headers = [("idempotency-key", "a"), ("idempotency-key", "b")]
-    assert_problem(await client.post("/items", json={"name": "a"}, headers=headers), 400)
+    assert_problem(await client.post("/books", json={"title": "a"}, headers=headers), 400)
 
 
 async def test_failed_request_leaves_its_key_free(
     client: httpx.AsyncClient, session: AsyncSession
 ) -> None:
-    data = {"title": "a", "owner_id": 999_999}
-    for path, body, status in [("/items", {"name": ""}, 422), ("/todos", data, 409)]:
+    data = {"title": "a", "shelf_id": 999_999}
+    for path, body, status in [("/books", {"title": ""}, 422), ("/books", data, 409)]:
         assert_problem_status(await client.post(path, json=body, headers=KEY), status)
-    response = await client.post("/items", json={"name": "a"}, headers=KEY)
+    response = await client.post("/books", json={"title": "a"}, headers=KEY)
     assert response.status_code == 201
-    assert await stored_names(session) == ["a"]
+    assert await stored_titles(session) == ["a"]
 
 
 def assert_problem_status(response: httpx.Response, status: int) -> None:
@@ -114,13 +112,13 @@ def assert_problem_status(response: httpx.Response, status: int) -> None:
 async def test_many_at_once_with_one_key_make_one_row(
     client: httpx.AsyncClient, session: AsyncSession, pools: Pools
 ) -> None:
-    calls = [client.post("/items", json={"name": "a"}, headers=KEY) for _ in range(20)]
+    calls = [client.post("/books", json={"title": "a"}, headers=KEY) for _ in range(20)]
     statuses = {response.status_code for response in await asyncio.gather(*calls)}
     # On SQLite they take turns, so the later ones get the first answer.
     allowed = {201} if pools.writer.engine.dialect.name == "sqlite" else {201, 409}
     assert statuses <= allowed
     assert 201 in statuses
-    assert await stored_names(session) == ["a"]
+    assert await stored_titles(session) == ["a"]
 
 
 async def test_key_in_flight_conflicts(client: httpx.AsyncClient, pools: Pools) -> None:
@@ -128,10 +126,10 @@ async def test_key_in_flight_conflicts(client: httpx.AsyncClient, pools: Pools) 
         pytest.skip("SQLite has one writer: the second request waits for the first")
     async with pools.reader.engine.connect() as other:
         await other.execution_options(isolation_level="READ COMMITTED")
-        await other.execute(text("LOCK TABLE items IN EXCLUSIVE MODE"))
-        first = asyncio.create_task(client.post("/items", json={"name": "a"}, headers=KEY))
+        await other.execute(text("LOCK TABLE books IN EXCLUSIVE MODE"))
+        first = asyncio.create_task(client.post("/books", json={"title": "a"}, headers=KEY))
         await asyncio.sleep(0.3)
-        assert_problem(await client.post("/items", json={"name": "a"}, headers=KEY), 409)
+        assert_problem(await client.post("/books", json={"title": "a"}, headers=KEY), 409)
         assert not first.done()
         await other.rollback()
     assert (await first).status_code == 201
@@ -143,20 +141,20 @@ async def test_spelling_of_the_token_makes_no_second_row(
     monkeypatch.setattr(settings, "api_token", SecretStr("sesame"))
     for spelling in ("Bearer sesame", "bearer sesame", "BEARER  sesame"):
         headers = KEY | {"authorization": spelling}
-        response = await client.post("/items", json={"name": "a"}, headers=headers)
+        response = await client.post("/books", json={"title": "a"}, headers=headers)
         assert response.status_code == 201
     for wrong in (KEY, KEY | {"authorization": "Bearer guess"}):
-        assert_problem(await client.post("/items", json={"name": "a"}, headers=wrong), 401)
-    assert await stored_names(session) == ["a"]
+        assert_problem(await client.post("/books", json={"title": "a"}, headers=wrong), 401)
+    assert await stored_titles(session) == ["a"]
 
 
 async def test_key_opens_no_door_to_callers_from_elsewhere(
     client: httpx.AsyncClient, session: AsyncSession
 ) -> None:
-    assert (await client.post("/items", json={"name": "a"}, headers=KEY)).status_code == 201
+    assert (await client.post("/books", json={"title": "a"}, headers=KEY)).status_code == 201
     passed_on = KEY | {"x-forwarded-for": "203.0.113.9"}
-    assert_problem(await client.post("/items", json={"name": "a"}, headers=passed_on), 403)
-    assert await stored_names(session) == ["a"]
+    assert_problem(await client.post("/books", json={"title": "a"}, headers=passed_on), 403)
+    assert await stored_titles(session) == ["a"]
 
 
 async def test_key_expires_after_a_day(
@@ -164,14 +162,14 @@ async def test_key_expires_after_a_day(
 ) -> None:
     for number in range(15):
         key = {"idempotency-key": f"key-{number}"}
-        await client.post("/items", json={"name": "old"}, headers=key)
+        await client.post("/books", json={"title": "old"}, headers=key)
     async with pools.writer.engine.begin() as connection:
         await connection.execute(
             update(IdempotencyKey).values(created_at=now() - timedelta(hours=24, seconds=1))
         )
-    again = await client.post("/items", json={"name": "new"}, headers={"idempotency-key": "key-3"})
+    again = await client.post("/books", json={"title": "new"}, headers={"idempotency-key": "key-3"})
     assert again.status_code == 201
-    assert again.json()["name"] == "new"
+    assert again.json()["title"] == "new"
     keys = (await session.exec(select(IdempotencyKey))).all()
     assert 5 <= len(keys) <= 6, "a few expired keys go with each new one"
 
@@ -181,7 +179,7 @@ async def test_expired_key_that_is_locked_keeps_nobody_waiting(
 ) -> None:
     if pools.writer.engine.dialect.name == "sqlite":
         pytest.skip("SQLite locks no single rows")
-    await client.post("/items", json={"name": "old"}, headers=KEY)
+    await client.post("/books", json={"title": "old"}, headers=KEY)
     old = update(IdempotencyKey).values(created_at=now() - timedelta(hours=25))
     async with pools.writer.engine.begin() as connection:
         await connection.execute(old)
@@ -189,7 +187,7 @@ async def test_expired_key_that_is_locked_keeps_nobody_waiting(
         await other.execute(select(IdempotencyKey.key).with_for_update())
         async with asyncio.timeout(2):
             new = {"idempotency-key": "new"}
-            response = await client.post("/items", json={"name": "new"}, headers=new)
+            response = await client.post("/books", json={"title": "new"}, headers=new)
         assert response.status_code == 201
 
 
@@ -201,7 +199,7 @@ async def test_start_of_a_process_deletes_expired_keys(
 ) -> None:
     for number in range(25):
         headers = {"idempotency-key": f"key-{number}"}
-        await client.post("/items", json={"name": "old"}, headers=headers)
+        await client.post("/books", json={"title": "old"}, headers=headers)
     async with pools.writer.engine.begin() as connection:
         await connection.execute(
             update(IdempotencyKey)
@@ -221,7 +219,7 @@ async def test_crash_before_the_commit_leaves_neither_row_nor_key(
 
     with monkeypatch.context() as patch:
         patch.setattr(idempotency, "store", crash)
-        assert_problem(await client.post("/items", json={"name": "a"}, headers=KEY), 500)
-    assert await stored_names(session) == []
-    assert (await client.post("/items", json={"name": "a"}, headers=KEY)).status_code == 201
-    assert await stored_names(session) == ["a"]
+        assert_problem(await client.post("/books", json={"title": "a"}, headers=KEY), 500)
+    assert await stored_titles(session) == []
+    assert (await client.post("/books", json={"title": "a"}, headers=KEY)).status_code == 201
+    assert await stored_titles(session) == ["a"]
