@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test slow soak fuzz check pins footprint bench layers scale mutants screenshot
+.PHONY: run test slow soak fuzz check pins audit
 
 run: .venv/run
 	@trap 'exit 0' INT; TRACE=1 $(BIN)/python -m nutshell --reload
@@ -25,36 +25,24 @@ fuzz: .venv/dev
 check: .venv/dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check
-	$(BIN)/mypy --strict *.py nutshell migrations tests bench/*.py
+	$(BIN)/mypy --strict *.py nutshell migrations tests $(wildcard bench/*.py)
 
-# Beside its peers: wrk must be installed, node may be. Eight minutes; writes bench/results.md.
-bench: .venv/bench
-	$(BIN)/python bench/run.py
+# Renews every pin to the newest release that fits its requirements.in. What the service installs are
+# the same versions that its developers test.
+PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make pins"
 
-# The same for the layers of one request, and for workers and connections.
-layers scale: .venv/bench
-	$(BIN)/python bench/$@.py
-
-# The live view in docs/, light and dark. Needs Debian's chromium.
-screenshot: .venv/dev
-	$(BIN)/python tests/screenshot.py
-
-# Changes the code at random, and tells which changes no test notices: MUTANTS of them (100).
-mutants: .venv/bench
-	$(BIN)/python bench/mutants.py
-
-footprint:
-	$(PYTHON) -m venv --clear .venv-production
-	.venv-production/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
-	.venv-production/bin/python bench/footprint.py
-
-# Renews every pin to the newest release that fits its requirements.in.
 pins: .venv/dev
-	for pins in requirements requirements-dev bench/requirements bench/peers/*/requirements; do \
-		test ! -e $$pins.in || $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
-			--upgrade --no-emit-index-url --custom-compile-command "make pins" \
-			--output-file $$pins.txt $$pins.in || exit; \
+	$(PIN) --output-file requirements-dev.txt requirements-dev.in
+	$(PIN) --constraint requirements-dev.txt --output-file requirements.txt requirements.in
+	for pins in bench/requirements bench/peers/*/requirements; do \
+		test ! -e $$pins.in || $(PIN) --output-file $$pins.txt $$pins.in || exit; \
 	done
+
+# Asks the internet whether a weakness of a dependency is known, and lists the licences.
+audit: .venv/dev
+	$(BIN)/pip-audit --requirement requirements.txt --disable-pip
+	$(BIN)/pip-licenses --order license --packages $$(sed -n 's/==.*//p' requirements.txt)
 
 .venv/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Nutshell needs Python 3.11 or newer.")'
@@ -62,14 +50,14 @@ pins: .venv/dev
 	@touch $@
 
 .venv/run: requirements.txt | .venv/python
-	$(BIN)/pip install --quiet --disable-pip-version-check \
-		-r requirements.txt --constraint requirements-dev.txt watchfiles
+	@echo 'Installing what the service needs into .venv ...'
+	sed -n '/^watchfiles==/,/# via/p' requirements-dev.txt > .venv/reload.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r .venv/reload.txt
 	@touch $@
 
 .venv/dev: requirements-dev.txt | .venv/python
+	@echo 'Installing what its tests and checks need into .venv ...'
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-.venv/bench: bench/requirements.txt .venv/dev
-	$(BIN)/pip install --quiet --disable-pip-version-check -r bench/requirements.txt
-	@touch $@
+-include bench/Makefile
