@@ -41,7 +41,12 @@ from nutshell.fields import Id
 from nutshell.paging import Page, as_dicts
 from nutshell.routes import IfMatchDep, ReplyDep
 
-app = create_app("Nutshell", summary="A REST microservice in a nutshell.")
+app = create_app(
+    "Nutshell",
+    summary="A REST microservice in a nutshell.",
+    version="1.0.0",
+    license_info={"name": "MIT", "identifier": "MIT"},
+)
 
 
 # Users
@@ -51,10 +56,11 @@ app = create_app("Nutshell", summary="A REST microservice in a nutshell.")
 async def list_users(
     page: Annotated[UserFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
-    """Lists users in id order. `email` finds the one with that address, whatever its case."""
+    """Lists users. `email` finds the one with that address, whatever its case."""
     query = page.select(User, UserRead)
     if page.email is not None:
         query = query.where(col(User.email) == page.email)
+    await reply.count(page, query, session)
     return reply.page(page, as_dicts(await session.exec(query)))
 
 
@@ -81,7 +87,7 @@ async def update_user(
     """Changes the fields given. `bio` may be null. 409 when another user has the `email`."""
     user = await session.get_one(User, user_id, with_for_update=True)
     if_match.check(UserRead, user)
-    user.sqlmodel_update(data.model_dump(exclude_unset=True))
+    user.sqlmodel_update(data.changes(user))
     await session.commit()
     return user
 
@@ -107,6 +113,7 @@ async def list_user_posts(
 ) -> Sequence[Any]:
     """Lists the user's posts in id order."""
     query = page.select(Post, PostRead).where(col(Post.author_id) == user_id)
+    await reply.count(page, query, session)
     rows = as_dicts(await session.exec(query))
     if not rows:
         await session.get_one(User, user_id)
@@ -128,10 +135,11 @@ async def create_post(user_id: Id, data: PostCreate, session: SessionDep, reply:
 async def list_posts(
     page: Annotated[PostFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Post]:
-    """Lists posts in id order, each with its author."""
-    query = page.cut(select(Post).options(WITH_AUTHOR), col(Post.id))
+    """Lists posts, each with its author."""
+    query = page.cut(select(Post).options(WITH_AUTHOR), Post)
     if page.author_id is not None:
         query = query.where(col(Post.author_id) == page.author_id)
+    await reply.count(page, query, session)
     return reply.page(page, (await session.exec(query)).all())
 
 
@@ -148,7 +156,7 @@ async def update_post(
     """Changes the fields given."""
     post = await session.get_one(Post, post_id, options=[WITH_AUTHOR], with_for_update=LOCK_POST)
     if_match.check(PostReadWithAuthor, post)
-    post.sqlmodel_update(data.model_dump(exclude_unset=True))
+    post.sqlmodel_update(data.changes(post))
     await session.commit()
     return post
 
@@ -169,7 +177,7 @@ async def delete_post(post_id: Id, session: SessionDep, if_match: IfMatchDep) ->
 async def list_todos(
     page: Annotated[TodoFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
-    """Lists todos in id order. `due_before` and `due_after` leave out those without `due_at`."""
+    """Lists todos. `due_before` and `due_after` leave out those without `due_at`."""
     query = page.select(Todo, TodoRead)
     if page.owner_id is not None:
         query = query.where(col(Todo.owner_id) == page.owner_id)
@@ -181,6 +189,7 @@ async def list_todos(
         query = query.where(col(Todo.due_at) > page.due_after)
     if page.q is not None:
         query = query.where(col(Todo.title).icontains(page.q, autoescape=True))
+    await reply.count(page, query, session)
     return reply.page(page, as_dicts(await session.exec(query)))
 
 
@@ -207,7 +216,7 @@ async def update_todo(
     """Changes the fields given. `due_at` may be null. 409 when no user has the id `owner_id`."""
     todo = await session.get_one(Todo, todo_id, with_for_update=True)
     if_match.check(TodoRead, todo)
-    todo.sqlmodel_update(data.model_dump(exclude_unset=True))
+    todo.sqlmodel_update(data.changes(todo))
     await session.commit()
     return todo
 
@@ -228,12 +237,14 @@ async def delete_todo(todo_id: Id, session: SessionDep, if_match: IfMatchDep) ->
 async def list_items(
     page: Annotated[ItemFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
-    """Lists items in id order. `name` finds the items of exactly that name."""
+    """Lists items. `name` finds the items of exactly that name, and `owner_id=null` those without an owner."""
     query = page.select(Item, ItemRead)
     if page.owner_id is not None:
-        query = query.where(col(Item.owner_id) == page.owner_id)
+        owner_id = None if page.owner_id == "null" else page.owner_id
+        query = query.where(col(Item.owner_id) == owner_id)
     if page.name is not None:
         query = query.where(col(Item.name) == page.name)
+    await reply.count(page, query, session)
     return reply.page(page, as_dicts(await session.exec(query)))
 
 
@@ -271,7 +282,7 @@ async def update_item(
     """Changes the fields given. `description` and `owner_id` may be null. 409 as on create."""
     item = await session.get_one(Item, item_id, with_for_update=True)
     if_match.check(ItemRead, item)
-    item.sqlmodel_update(data.model_dump(exclude_unset=True))
+    item.sqlmodel_update(data.changes(item))
     await session.commit()
     return item
 

@@ -5,7 +5,7 @@ and types alone, because the data was validated when it was written.
 """
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import MaxLen, MinLen
 from pydantic import BaseModel
@@ -24,6 +24,9 @@ from nutshell.fields import (
     Instant,
     Reference,
     Text,
+    Update,
+    example,
+    left_out,
     now,
 )
 from nutshell.paging import Page
@@ -43,7 +46,7 @@ class UserBase(SQLModel):
 
 class User(UserBase, table=True):
     __tablename__ = "users"
-    __table_args__ = NEVER_REUSE_IDS
+    __table_args__ = (Index(None, "name", "id"), NEVER_REUSE_IDS)
 
     id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
     created_at: datetime = Field(default_factory=now)
@@ -61,8 +64,8 @@ class UserRead(BaseModel):
     created_at: datetime
 
 
-class UserUpdate(SQLModel):
-    model_config = REFUSE_UNKNOWN
+class UserUpdate(Update):
+    model_config = example(name="Ada King")
 
     email: Email = LEFT_OUT
     name: Name = LEFT_OUT
@@ -70,7 +73,8 @@ class UserUpdate(SQLModel):
 
 
 class UserFilter(Page):
-    email: Email | None = None
+    sort: Literal["id", "email", "name"] = "id"
+    email: Email = left_out(schema_extra={"examples": ["ada@example.com"]})
 
 
 class PostBase(SQLModel):
@@ -105,15 +109,18 @@ class PostReadWithAuthor(PostRead):
     author: UserRead
 
 
-class PostUpdate(SQLModel):
-    model_config = REFUSE_UNKNOWN
+class PostUpdate(Update):
+    model_config = example(title="More notes on the engine")
+    READ_ONLY = Update.READ_ONLY | {"author_id"}
 
+    author_id: Reference = LEFT_OUT
     title: Title = LEFT_OUT
     body: Body = LEFT_OUT
 
 
 class PostFilter(Page):
-    author_id: Id | None = None
+    sort: Literal["id", "author_id"] = "id"
+    author_id: Id = LEFT_OUT
 
 
 class TodoBase(SQLModel):
@@ -122,7 +129,12 @@ class TodoBase(SQLModel):
     due_at: Instant | None = Field(
         default=None, schema_extra={"examples": ["2030-01-31T12:00:00Z"]}
     )
-    owner_id: Reference = Field(foreign_key="users.id", ondelete="CASCADE", sa_type=BIGINT)
+    owner_id: Reference = Field(
+        foreign_key="users.id",
+        ondelete="CASCADE",
+        sa_type=BIGINT,
+        schema_extra={"examples": [1]},
+    )
 
 
 class Todo(TodoBase, table=True):
@@ -130,7 +142,7 @@ class Todo(TodoBase, table=True):
     __table_args__ = (
         Index(None, "owner_id", "id"),
         Index(None, "done", "id"),
-        Index(None, "due_at"),
+        Index(None, "due_at", "id"),
         NEVER_REUSE_IDS,
     )
 
@@ -151,8 +163,8 @@ class TodoRead(BaseModel):
     created_at: datetime
 
 
-class TodoUpdate(SQLModel):
-    model_config = REFUSE_UNKNOWN
+class TodoUpdate(Update):
+    model_config = example(done=True)
 
     title: Title = LEFT_OUT
     done: Flag = LEFT_OUT
@@ -161,11 +173,12 @@ class TodoUpdate(SQLModel):
 
 
 class TodoFilter(Page):
-    owner_id: Id | None = None
-    done: bool | None = None
-    due_before: Instant | None = None
-    due_after: Instant | None = None
-    q: Title | None = Field(default=None, description="text in the title, whatever its case")
+    sort: Literal["id", "due_at", "done", "owner_id"] = "id"
+    owner_id: Id = LEFT_OUT
+    done: bool = LEFT_OUT
+    due_before: Instant = LEFT_OUT
+    due_after: Instant = LEFT_OUT
+    q: Title = left_out(description="text in the title, whatever its case")
 
 
 class ItemBase(SQLModel):
@@ -198,8 +211,8 @@ class ItemRead(BaseModel):
     created_at: datetime
 
 
-class ItemUpdate(SQLModel):
-    model_config = REFUSE_UNKNOWN
+class ItemUpdate(Update):
+    model_config = example(name="Analytical engine")
 
     name: Title = LEFT_OUT
     description: Description = None
@@ -207,5 +220,6 @@ class ItemUpdate(SQLModel):
 
 
 class ItemFilter(Page):
-    owner_id: Id | None = None
-    name: Title | None = None
+    sort: Literal["id", "name", "owner_id"] = "id"
+    owner_id: Id | Literal["null"] = LEFT_OUT
+    name: Title = LEFT_OUT

@@ -22,7 +22,8 @@ from nutshell.settings import settings
 logger = logging.getLogger("nutshell")
 
 ROOT = Path(__file__).parents[1]
-NOT_SERVED = (".venv", "bench", "nutshell/tests", "tests")  # --reload does not watch these
+# --reload does not watch these.
+NOT_SERVED = [ROOT / name for name in (".venv", "bench", "nutshell/tests", "tests")]
 
 BACKLOG = 2048  # callers that connect in the same moment
 
@@ -123,7 +124,7 @@ def serve(*, reload: bool) -> None:
         "main:app",
         http=Protocol,
         reload=reload,
-        reload_excludes=[str(ROOT / name) for name in NOT_SERVED] if reload else None,
+        reload_excludes=[str(path) for path in NOT_SERVED if path.is_dir()] if reload else None,
         workers=settings.web_concurrency,
         log_config=LOGGING,
         access_log=False,  # middleware.py has a better one

@@ -20,13 +20,13 @@ from alembic.script import ScriptDirectory
 from fastapi import FastAPI, HTTPException
 from fastapi.middleware import Middleware
 from fastapi.responses import RedirectResponse
-from fastapi_swagger import patch_fastapi  # type: ignore[import-untyped]
 from pydantic import BaseModel
 from sqlalchemy import URL, NullPool, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from nutshell import database
 from nutshell.access import SECURITY_SCHEMES, is_local
+from nutshell.docs import add_docs
 from nutshell.engines import make_engine
 from nutshell.errors import HANDLERS, describe_problems, documented
 from nutshell.idempotency import purge_old_keys
@@ -51,12 +51,34 @@ class Nutshell(FastAPI):
             for kind, described in describe_problems(statuses).items():
                 components[kind] = components.get(kind, {}) | described
             components["securitySchemes"] = SECURITY_SCHEMES
+            tags = dict.fromkeys(tag for o in operations for tag in o["tags"])
+            document["tags"] = [{"name": tag} for tag in tags]
+            document.setdefault("servers", [{"url": "/"}])
+            for operation in operations:
+                add_examples(operation, components["schemas"])
         return self.openapi_schema or {}
 
 
-def create_app(title: str, summary: str) -> FastAPI:
+def add_examples(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Puts the examples of the schemas where clients such as Postman look for them."""
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "path":
+            parameter.setdefault("example", 1)
+    if "requestBody" in operation:
+        content = operation["requestBody"]["content"]["application/json"]
+        several = content["schema"].get("type") == "array"
+        reference = (content["schema"]["items"] if several else content["schema"]).get("$ref", "")
+        schema = schemas.get(reference.rpartition("/")[2], {})
+        fields = schema.get("properties", {}).items()
+        body = {name: field["examples"][0] for name, field in fields if "examples" in field}
+        body = schema.get("examples", [body])[0]
+        content.setdefault("example", [body] if several else body)
+
+
+def create_app(title: str, summary: str, **options: Any) -> FastAPI:
     """Makes the app: health, documentation, errors, middleware, and the start and the end.
 
+    `options` are FastAPI's own, such as `version` and `license_info`.
     Routes that are added to it belong to resources: see ResourceRoute.
     """
     app = Nutshell(
@@ -67,15 +89,19 @@ def create_app(title: str, summary: str) -> FastAPI:
         # Operations have the names of their functions, and so have those of generated clients.
         generate_unique_id_function=lambda route: route.name,
         middleware=[Middleware(Edge)],
+        telemetry={
+            "logs": False
+        },  # the log is on stdout; an exception's text may hold callers' data
         redirect_slashes=False,  # a redirect would go to whatever `Host` the caller names
-        docs_url=None,
+        docs_url=None,  # see docs.py
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        **options,
     )
-    app.get("/healthz", tags=["health"])(read_health)
-    app.get("/readyz", tags=["health"], responses=documented(503))(read_readiness)
-    # /docs with assets of its own: FastAPI's come from the internet.
-    patch_fastapi(app, redirect_from_root_to_docs=False)
+    health: dict[str, Any] = {"tags": ["health"], "openapi_extra": {"security": []}}
+    app.get("/healthz", **health)(read_health)
+    app.get("/readyz", responses=documented(503), **health)(read_readiness)
+    add_docs(app)
     app.add_api_route("/", redirect_to_docs, include_in_schema=False)
     if settings.trace:
         from nutshell import live
@@ -88,6 +114,7 @@ def create_app(title: str, summary: str) -> FastAPI:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     await asyncio.to_thread(migrate_sqlite, "a new file")
+    trace_statements()
     let_interrupts_finish_requests()
     follow_parent()
     spare_the_garbage_collector()
@@ -113,6 +140,19 @@ def migrate_sqlite(which: Literal["any file", "a new file"]) -> None:
             if MigrationContext.configure(connection).get_current_revision() is not None:
                 return
     command.upgrade(MIGRATIONS, "head")
+
+
+def trace_statements() -> None:
+    """Adds the statements to the traces that FastAPI sends when the environment asks for them."""
+    if os.environ.get("FASTAPI_OTEL_AUTO_CONFIGURE", "").lower() == "true":
+        with suppress(ImportError):  # FastAPI says what must be installed
+            from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+
+            # It does not name SQLAlchemy 2.1 as supported yet: test_telemetry.py shows that it works.
+            SQLAlchemyInstrumentor().instrument(
+                skip_dep_check=True,
+                engines=[pool.engine.sync_engine for pool in (database.reader, database.writer)],
+            )
 
 
 async def report_readiness() -> None:

@@ -149,7 +149,9 @@ def violation(exc: IntegrityError) -> tuple[str | None, list[str], str | None]:
     error: Any = exc.orig
     tables = SQLModel.metadata.tables
     if hasattr(error, "sqlstate"):  # PostgreSQL names the constraint, Citus only in the message
-        kind = {"23505": "unique", "23503": "foreign_key"}.get(error.sqlstate)
+        # 23001: a reference declared with ON DELETE RESTRICT
+        kinds = {"23505": "unique", "23503": "foreign_key", "23001": "foreign_key"}
+        kind = kinds.get(error.sqlstate)
         message = str(error.diag.message_primary)
         name = error.diag.constraint_name or "".join(re.findall(r'constraint "(\w+?)"', message))
         names = {name, re.sub(r"_\d+$", "", name)}  # Citus appends the number of a shard
@@ -159,7 +161,7 @@ def violation(exc: IntegrityError) -> tuple[str | None, list[str], str | None]:
         return kind, columns, value[1] if value else None
     if error.sqlite_errorname == "SQLITE_CONSTRAINT_UNIQUE":
         return "unique", re.findall(r"\w+\.(\w+)", str(error)), None
-    if error.sqlite_errorname == "SQLITE_CONSTRAINT_FOREIGNKEY":
+    if str(error) == "FOREIGN KEY constraint failed":  # RESTRICT has another code
         # SQLite does not say which one. We name every reference of the table that was written to.
         written = re.match(r"(?:INSERT INTO|UPDATE) (\w+)", exc.statement or "")
         keys = tables[written[1]].foreign_keys if written and written[1] in tables else ()
@@ -217,8 +219,11 @@ def describe_problems(statuses: set[str]) -> dict[str, Any]:
     problem_schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas = problem_schema.pop("$defs") | {"Problem": problem_schema}
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    responses = {
+    responses: dict[str, dict[str, Any]] = {
         status: {"description": HTTPStatus(int(status)).phrase, "content": content}
         for status in sorted(statuses)
     }
+    for status, name in (("401", "WWW-Authenticate"), ("503", "Retry-After")):
+        if status in responses:
+            responses[status]["headers"] = {name: {"schema": {"type": "string"}}}
     return {"schemas": schemas, "responses": responses}

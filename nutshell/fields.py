@@ -1,10 +1,11 @@
 """Types of fields and columns that more than one service wants."""
 
 import re
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Interval, MaxLen
+from fastapi.exceptions import RequestValidationError
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -35,8 +36,21 @@ NEVER_REUSE_IDS = {"sqlite_autoincrement": True}
 # For Create, Update and Filter schemas: a misspelt field is an error and not a silence.
 REFUSE_UNKNOWN: Any = ConfigDict(extra="forbid")
 
-# The default of a field in an Update schema that may be left out, but may not be null.
-LEFT_OUT: Any = Field(default_factory=lambda: None)
+
+def example(**fields: Any) -> Any:
+    """The `model_config` of an Update schema: the body that /docs proposes. Keep it small.
+
+    Without it /docs proposes to overwrite every field.
+    """
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
+def left_out(**options: Any) -> Any:
+    """The default of a field that may be left out, but may not be null. It is then None."""
+    return Field(default_factory=lambda: None, **options)
+
+
+LEFT_OUT = left_out()
 
 
 def now() -> datetime:
@@ -71,6 +85,13 @@ def require_date_and_time(value: object) -> object:
     raise ValueError("give a date and time with an offset, as in 2030-01-31T12:00:00Z (RFC 3339)")
 
 
+def require_date(value: object) -> object:
+    """Refuses numbers and times, which pydantic takes for dates too."""
+    if isinstance(value, datetime) or not re.fullmatch(r"\d{4}-\d\d-\d\d", str(value)):
+        raise ValueError("give a date, as in 2030-01-31 (RFC 3339)")
+    return value
+
+
 def to_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
@@ -89,6 +110,10 @@ Id = Annotated[int, Interval(ge=1, le=MAX_INT), DIGITS]
 Reference = Annotated[Id, BeforeValidator(require_number)]
 # PostgreSQL cannot store NUL.
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+# A whole number of either sign, in a body. Its column needs sa_type=BIGINT.
+Whole = Annotated[int, Interval(ge=-MAX_INT, le=MAX_INT), BeforeValidator(require_number)]
+# The same in a query, which has only text.
+WholeQuery = Annotated[int, Interval(ge=-MAX_INT, le=MAX_INT), DIGITS]
 # true or false, and not "yes" or 1.
 Flag = Annotated[bool, Strict()]
 # Stored in lower case, so that a unique constraint ignores case.
@@ -100,5 +125,33 @@ Email = Annotated[
     # email-validator takes international addresses, and at most the 254 characters of RFC 5321.
     WithJsonSchema({"type": "string", "format": "idn-email", "maxLength": 254}),
 ]
+# A date without a time.
+Day = Annotated[date, BeforeValidator(require_date)]
 # A moment in time, with an offset, converted to UTC.
 Instant = Annotated[AwareDatetime, BeforeValidator(require_date_and_time), AfterValidator(to_utc)]
+
+
+class Update(SQLModel):
+    """The base of Update schemas: what a PATCH may send.
+
+    Forms send back whatever they were shown. So fields that nobody may change may be repeated.
+    """
+
+    model_config = REFUSE_UNKNOWN
+
+    READ_ONLY: ClassVar[frozenset[str]] = frozenset({"id", "created_at"})
+
+    id: Reference = LEFT_OUT
+    created_at: Instant = LEFT_OUT
+
+    def changes(self, row: object) -> dict[str, Any]:
+        """The fields given that may be changed. 422 when another one differs from the row's."""
+        given = self.model_dump(exclude_unset=True)
+        errors = [
+            {"loc": ("body", name), "msg": "this cannot be changed", "type": "read_only"}
+            for name in self.READ_ONLY & given.keys()
+            if given.pop(name) != getattr(row, name, None)
+        ]
+        if errors:
+            raise RequestValidationError(errors)
+        return given

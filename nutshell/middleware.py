@@ -23,6 +23,10 @@ BODY_SECONDS = 120  # for all of it
 
 MAX_PATH = 200  # letters of a path in the log
 
+# What a page on another origin may read of an answer.
+EXPOSED = ["Link", "Location", "ETag", "Retry-After", "X-Request-ID"]
+EXPOSED += ["X-Total-Count", "Preference-Applied"]
+
 CLOSE = {"Connection": "close"}  # nobody waits for the rest of a body that was refused
 
 # Of the request under way: in its answer, and in every line of the log.
@@ -67,7 +71,7 @@ class Edge:
                 allow_origins=settings.cors_origins,
                 allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
                 allow_headers=["*"],
-                expose_headers=["Link", "Location", "ETag", "Retry-After", "X-Request-ID"],
+                expose_headers=EXPOSED,
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import sqlalchemy
 from annotated_types import Interval
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from sqlmodel import SQLModel
 from sqlmodel.sql.expression import Select
 
@@ -14,7 +14,11 @@ Query = TypeVar("Query", bound=sqlalchemy.Select[Any])
 
 
 class Page(BaseModel):
-    """The query parameters of every list. A Filter schema adds its own."""
+    """The query parameters of every list. A Filter schema adds its own.
+
+    It also names the columns that its list can be sorted by, each of which leads an index:
+    `sort: Literal["id", "title"] = "id"`.
+    """
 
     model_config = REFUSE_UNKNOWN
 
@@ -24,8 +28,24 @@ class Page(BaseModel):
     offset: Annotated[int, Interval(ge=0, le=MAX_INT), DIGITS] = Field(
         default=0, description="rows to skip"
     )
-    after: Id | None = Field(default=None, description="the last id seen: go on behind it")
-    order: Literal["asc", "desc"] = Field(default="asc", description="by id")
+    sort: str = Field(default="id", pattern="^id$", description="the column to sort by; ties by id")
+    order: Literal["asc", "desc"] = Field(default="asc", description="null comes last, or first")
+    after: Annotated[int, Interval(ge=0, le=MAX_INT), DIGITS] = Field(
+        default=0, description="the last id seen: go on behind it; 0 begins"
+    )
+    id: list[Id] = Field(default=[], max_length=100, description="only the rows with these ids")
+
+    @field_validator("after")
+    @classmethod
+    def check_order(cls, after: int, info: ValidationInfo) -> int:
+        if after and info.data.get("sort", "id") != "id":
+            raise ValueError("goes with the order of ids alone; use offset")
+        return after
+
+    @property
+    def size(self) -> int:
+        """Rows in this page. Whoever asks for rows by their ids gets them all."""
+        return self.limit if "limit" in self.model_fields_set else max(self.limit, len(self.id))
 
     def select(self, table: type[SQLModel], shown: type[BaseModel]) -> Select[Any]:
         """Selects this page of a table: only the columns that the schema `shown` shows.
@@ -33,17 +53,26 @@ class Page(BaseModel):
         Columns cost less than objects, and a list changes nothing: bench/results.md.
         """
         columns = table.__table__.c  # type: ignore[attr-defined]
-        return self.cut(Select(*(columns[name] for name in shown.model_fields)), columns.id)
+        return self.cut(Select(*(columns[name] for name in shown.model_fields)), table)
 
-    def cut(self, query: Query, key: Any) -> Query:
-        """Cuts this page out of a query; `key` is the column of the ids.
+    def cut(self, query: Query, table: type[SQLModel]) -> Query:
+        """Cuts this page out of a query of the table.
 
-        It asks for one row more than `limit`, which tells whether there is a further page.
+        It asks for one row more than the page has, which tells whether there is a further page.
         """
-        if self.after is not None:
-            query = query.where(key > self.after if self.order == "asc" else key < self.after)
-        query = query.order_by(key if self.order == "asc" else key.desc())
-        return query.offset(self.offset or None).limit(self.limit + 1)
+        columns = table.__table__.c  # type: ignore[attr-defined]
+        if self.id:
+            query = query.where(columns.id.in_(self.id))
+        if self.after:
+            query = query.where(
+                columns.id > self.after if self.order == "asc" else columns.id < self.after
+            )
+        for column in dict.fromkeys((columns[self.sort], columns.id)):
+            by = column if self.order == "asc" else column.desc()
+            if column.nullable:  # PostgreSQL's own order, on SQLite too
+                by = by.nulls_last() if self.order == "asc" else by.nulls_first()
+            query = query.order_by(by)
+        return query.offset(self.offset or None).limit(self.size + 1)
 
 
 def as_dicts(found: Any) -> list[dict[str, Any]]:

@@ -182,3 +182,11 @@ async def test_delete_item_leaves_owner(client: httpx.AsyncClient, user: dict[st
     assert (await client.delete(f"/items/{item['id']}")).status_code == 204
     assert_problem(await client.get(f"/items/{item['id']}"), 404)
     assert (await client.get(f"/users/{user['id']}")).status_code == 200
+
+
+async def test_list_items_without_owner(client: httpx.AsyncClient, user: dict[str, Any]) -> None:
+    await create(client, "/items", name="Owned", owner_id=user["id"])
+    free = await create(client, "/items", name="Free")
+    assert (await client.get("/items?owner_id=null")).json() == [free]
+    for nothing in ("", "None", "NULL"):
+        assert (await client.get(f"/items?owner_id={nothing}")).status_code == 422

@@ -17,8 +17,8 @@ from sqlalchemy import URL, create_engine, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
-from nutshell.tests.fixtures import Pools, use_pools
 import main
+from nutshell.tests.fixtures import Pools, use_pools
 from nutshell.app import HEAD, MIGRATIONS, lifespan
 from nutshell.settings import settings
 from nutshell.tests.postgres import Postgres

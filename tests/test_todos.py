@@ -191,3 +191,8 @@ async def test_delete_todo_removes_it(client: httpx.AsyncClient, user: dict[str,
     assert (await client.delete(f"/todos/{todo['id']}")).status_code == 204
     assert_problem(await client.get(f"/todos/{todo['id']}"), 404)
     assert_problem(await client.delete(f"/todos/{todo['id']}"), 404)
+
+
+async def test_list_todos_without_owner_is_refused(client: httpx.AsyncClient) -> None:
+    """There are none: null is refused, and not taken for any owner."""
+    assert_problem(await client.get("/todos?owner_id=null"), 422, ("query", "owner_id"))

@@ -5,7 +5,8 @@ So the machinery is tested whatever stands upstairs.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from datetime import date
+from typing import Annotated, Any, Literal
 
 from annotated_types import MaxLen, MinLen
 from fastapi import Query
@@ -17,7 +18,20 @@ from sqlmodel import Field, Relationship, SQLModel, col, select
 
 from nutshell.app import create_app
 from nutshell.database import SessionDep
-from nutshell.fields import BIGINT, LEFT_OUT, NEVER_REUSE_IDS, REFUSE_UNKNOWN, Id, Reference, Text
+from nutshell.fields import (
+    BIGINT,
+    LEFT_OUT,
+    NEVER_REUSE_IDS,
+    REFUSE_UNKNOWN,
+    Day,
+    Id,
+    Reference,
+    Text,
+    Update,
+    Whole,
+    WholeQuery,
+    example,
+)
 from nutshell.idempotency import KEYS
 from nutshell.paging import Page, as_dicts
 from nutshell.routes import IfMatchDep, ReplyDep
@@ -31,6 +45,8 @@ class ShelfCreate(SQLModel):
 
     label: Label = Field(schema_extra={"examples": ["Top"]})
     place: Label | None = Field(default=None, schema_extra={"examples": ["Hall"]})
+    width: Whole | None = Field(default=None, schema_extra={"examples": [120]})
+    built_on: Day | None = Field(default=None, schema_extra={"examples": ["1843-09-01"]})
 
 
 class Shelf(SQLModel, table=True):
@@ -40,19 +56,27 @@ class Shelf(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
     label: str = Field(unique=True, max_length=100)
     place: str | None = Field(default=None, max_length=100)
+    width: int | None = Field(default=None, sa_type=BIGINT)
+    built_on: date | None = None
 
 
 class ShelfRead(BaseModel):
     id: int
     label: str
     place: str | None
+    width: int | None
+    built_on: date | None
 
 
-class ShelfUpdate(SQLModel):
-    model_config = REFUSE_UNKNOWN
+class ShelfUpdate(Update):
+    model_config = example(place="Attic")
 
     label: Label = LEFT_OUT
     place: Label | None = None
+
+
+class ShelfFilter(Page):
+    width: WholeQuery = LEFT_OUT
 
 
 class BookCreate(SQLModel):
@@ -87,8 +111,8 @@ class BookReadWithShelf(BookRead):
     shelf: ShelfRead | None
 
 
-class BookUpdate(SQLModel):
-    model_config = REFUSE_UNKNOWN
+class BookUpdate(Update):
+    model_config = example(title="More notes")
 
     title: Label = LEFT_OUT
     text: LongText = None
@@ -96,16 +120,21 @@ class BookUpdate(SQLModel):
 
 
 class BookFilter(Page):
-    title: Label | None = None
+    sort: Literal["id", "shelf_id"] = "id"
+    shelf_id: Id = LEFT_OUT
+    title: Label = LEFT_OUT
 
 
 class Loan(SQLModel, table=True):
-    """What the API does not show: it keeps a book from being deleted."""
+    """What the API does not show: it keeps a book, or a shelf, from being deleted."""
 
     __tablename__ = "loans"
 
     id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
-    book_id: int = Field(foreign_key="books.id", sa_type=BIGINT)
+    book_id: int | None = Field(default=None, foreign_key="books.id", sa_type=BIGINT)
+    shelf_id: int | None = Field(
+        default=None, foreign_key="shelves.id", ondelete="RESTRICT", sa_type=BIGINT
+    )
 
 
 TABLES = [*(SQLModel.metadata.tables[name] for name in ("shelves", "books", "loans")), KEYS]
@@ -116,9 +145,13 @@ app = create_app("Library", summary="For the tests.")
 
 @app.get("/shelves", response_model=list[ShelfRead])
 async def list_shelves(
-    page: Annotated[Page, Query()], session: SessionDep, reply: ReplyDep
+    page: Annotated[ShelfFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
-    return reply.page(page, as_dicts(await session.exec(page.select(Shelf, ShelfRead))))
+    query = page.select(Shelf, ShelfRead)
+    if page.width is not None:
+        query = query.where(col(Shelf.width) == page.width)
+    await reply.count(page, query, session)
+    return reply.page(page, as_dicts(await session.exec(query)))
 
 
 @app.post("/shelves", response_model=ShelfRead, status_code=201)
@@ -141,7 +174,7 @@ async def update_shelf(
 ) -> Shelf:
     shelf = await session.get_one(Shelf, shelf_id, with_for_update=True)
     if_match.check(ShelfRead, shelf)
-    shelf.sqlmodel_update(data.model_dump(exclude_unset=True))
+    shelf.sqlmodel_update(data.changes(shelf))
     await session.commit()
     return shelf
 
@@ -158,9 +191,12 @@ async def delete_shelf(shelf_id: Id, session: SessionDep, if_match: IfMatchDep) 
 async def list_books(
     page: Annotated[BookFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Book]:
-    query = page.cut(select(Book).options(WITH_SHELF), col(Book.id))
+    query = page.cut(select(Book).options(WITH_SHELF), Book)
     if page.title is not None:
         query = query.where(col(Book.title) == page.title)
+    if page.shelf_id is not None:
+        query = query.where(col(Book.shelf_id) == page.shelf_id)
+    await reply.count(page, query, session)
     return reply.page(page, (await session.exec(query)).all())
 
 
@@ -195,7 +231,7 @@ async def update_book(
 ) -> Book:
     book = await session.get_one(Book, book_id, with_for_update=True)
     if_match.check(BookRead, book)
-    book.sqlmodel_update(data.model_dump(exclude_unset=True))
+    book.sqlmodel_update(data.changes(book))
     await session.commit()
     return book
 

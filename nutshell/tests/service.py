@@ -69,6 +69,8 @@ def copy_tree(folder: Path) -> Path:
         text=True,
     )
     for name in filter(None, listed.stdout.split("\0")):
+        if not (ROOT / name).exists():  # deleted, but git does not know it yet
+            continue
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, target)
@@ -122,7 +124,7 @@ def temporary_folder() -> Path:
 
 
 def alembic(
-    url: URL, *arguments: str, tree: Path | None = None
+    url: URL | str, *arguments: str, tree: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
@@ -173,8 +175,12 @@ class Service:
         bin_folder: Path | None = None,
         wrapper: Sequence[str] = (),
         port: int | None = None,
+        reload: bool = False,
     ) -> None:
-        """`wrapper` is a command that runs the one given to it. Port 8000 is the default's."""
+        """`wrapper` is a command that runs the one given to it. Port 8000 is the default's.
+
+        With `reload` it is the service of `make run`.
+        """
         self.port = port or free_port()
         environment = plain_environment(bin_folder, **variables or {})
         if self.port != 8000:
@@ -185,7 +191,7 @@ class Service:
         self.log = Path(name)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*wrapper, "bash", "-c", "exec " + procfile()["web"]],
+                [*wrapper, "bash", "-c", "exec " + procfile()["web"] + " --reload" * reload],
                 cwd=tree or library_checkout(),
                 env=environment,
                 stdout=log,

@@ -78,7 +78,7 @@ async def test_docs_offer_to_authorize(client: httpx.AsyncClient) -> None:
     for path, methods in document["paths"].items():
         for operation in methods.values():
             guarded = path not in ("/healthz", "/readyz")
-            assert operation.get("security") == ([{"HTTPBearer": []}] if guarded else None)
+            assert operation.get("security") == ([{"HTTPBearer": []}] if guarded else [])
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "[::1]"])

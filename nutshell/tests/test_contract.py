@@ -1,13 +1,14 @@
 """What every route of a resource does: paging, refusals, problem documents, its part of the document."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
 
-from nutshell.tests.fixtures import assert_problem, create
+from nutshell.tests.fixtures import Wire, assert_problem, create
 from nutshell.fields import MAX_INT
 from nutshell.middleware import MAX_BODY
 
@@ -88,8 +89,9 @@ async def test_list_with_bad_parameter_is_refused(client: httpx.AsyncClient, pat
         ("offset", "-1"),
         ("offset", "1.0"),
         ("offset", str(2**63)),
-        ("after", "0"),
+        ("after", "-1"),
         ("after", str(2**63)),
+        ("sort", "nothing"),
         ("order", "up"),
         ("ordre", "asc"),
     ]:
@@ -101,6 +103,152 @@ async def test_list_at_the_limits_of_its_parameters_answers(client: httpx.AsyncC
     response = await client.get(f"/shelves?limit=100&offset={greatest}&after={greatest}")
     assert response.status_code == 200
     assert response.json() == []
+
+
+async def test_list_after_zero_begins(client: httpx.AsyncClient) -> None:
+    ids = [await create_row(client, "/books", number) for number in range(3)]
+    for order, expected in (("asc", ids), ("desc", ids[::-1])):
+        response = await client.get(f"/books?after=0&order={order}")
+        assert [row["id"] for row in response.json()] == expected
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_list_is_sorted_and_pages_by_offset(client: httpx.AsyncClient, order: str) -> None:
+    shelves = [await create_row(client, "/shelves", number) for number in range(2)]
+    wanted: list[tuple[bool, int, int]] = []
+    for shelf in (shelves[1], None, shelves[0], shelves[1], None):
+        book = await create(client, "/books", title="a", shelf_id=shelf)
+        wanted.append((shelf is None, shelf or 0, book["id"]))  # null comes last
+    seen: list[int] = []
+    url: str | None = f"/books?sort=shelf_id&order={order}&limit=2"
+    while url is not None:
+        response = await client.get(url)
+        seen += [book["id"] for book in response.json()]
+        url = next_page(response)
+    assert seen == [number for *_, number in sorted(wanted, reverse=order == "desc")]
+
+
+async def test_sort_goes_with_no_after(client: httpx.AsyncClient) -> None:
+    response = await client.get("/books?sort=shelf_id&after=1")
+    assert_problem(response, 422, ("query", "after"))
+
+
+async def test_list_of_given_ids(client: httpx.AsyncClient) -> None:
+    ids = [await create_row(client, "/books", number) for number in range(60)]
+    query = "&".join(f"id={number}" for number in ids[1:])
+    response = await client.get(f"/books?{query}")
+    assert [row["id"] for row in response.json()] == ids[1:]
+    assert next_page(response) is None
+    url = next_page(await client.get(f"/books?{query}&limit=58"))
+    assert url is not None
+    assert [row["id"] for row in (await client.get(url)).json()] == ids[-1:]
+    assert (await client.get(f"/books?id={ids[-1] + 1}")).json() == []
+    response = await client.get("/books?id=x")
+    assert_problem(response, 422, ("query", "id", 0))
+    many = "&".join(f"id={number}" for number in range(1, 102))
+    assert_problem(await client.get(f"/books?{many}"), 422, ("query", "id"))
+
+
+async def test_list_is_counted_when_asked(client: httpx.AsyncClient, wire: Wire) -> None:
+    for number in range(5):
+        await create_row(client, "/books", number)
+    await create(client, "/books", title="b")
+    await client.get("/books")  # opens the connection
+    wire.clear()
+    plain = await client.get("/books?title=a&limit=2")
+    assert len(wire.statements()) == 1
+    assert "x-total-count" not in plain.headers
+    for prefer in ("count=exact", "respond-async, count=exact", "count=exact; x=1"):
+        counted = await client.get("/books?title=a&limit=2&offset=1", headers={"prefer": prefer})
+        assert counted.headers["x-total-count"] == "5"
+        assert counted.headers["preference-applied"] == "count=exact"
+        assert len(counted.json()) == 2
+    for prefer, query in [
+        ("count=estimated", ""),
+        ("xcount=exact", ""),
+        ("count=exact", "?after=1"),
+    ]:
+        response = await client.get(f"/books{query}", headers={"prefer": prefer})
+        assert "preference-applied" not in response.headers
+
+
+async def test_list_with_its_etag_is_not_modified(client: httpx.AsyncClient) -> None:
+    await create_row(client, "/books", 1)
+    first = await client.get("/books")
+    assert first.headers["cache-control"] == "no-cache"
+    known = {"if-none-match": first.headers["etag"]}
+    assert (await client.get("/books", headers=known)).status_code == 304
+    await create_row(client, "/books", 2)
+    assert (await client.get("/books", headers=known)).status_code == 200
+
+
+async def test_long_answer_is_compressed_when_asked(client: httpx.AsyncClient) -> None:
+    book = await create(client, "/books", title="a", text="b" * 2000)
+    for path in ("/books", f"/books/{book['id']}"):
+        plain = await client.get(path, headers={"accept-encoding": "identity"})
+        packed = await client.get(path, headers={"accept-encoding": "br, gzip"})
+        assert "content-encoding" not in plain.headers
+        assert packed.headers["content-encoding"] == "gzip"
+        assert packed.content == plain.content
+        assert int(packed.headers["content-length"]) < 500
+        assert packed.headers["etag"] != plain.headers["etag"]
+        assert packed.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
+        for answer, encoding in ((plain, "identity"), (packed, "gzip")):
+            known = {"if-none-match": answer.headers["etag"], "accept-encoding": encoding}
+            again = await client.get(path, headers=known)
+            assert (again.status_code, again.content) == (304, b"")
+            assert again.headers["etag"] == answer.headers["etag"]
+    match = {"if-match": packed.headers["etag"]}
+    response = await client.patch(f"/books/{book['id']}", json={"title": "c"}, headers=match)
+    assert response.status_code == 200
+    stale = await client.patch(f"/books/{book['id']}", json={"title": "d"}, headers=match)
+    assert stale.status_code == 412
+    await create(client, "/shelves", label="Top")
+    small = await client.get("/shelves", headers={"accept-encoding": "gzip"})
+    assert "content-encoding" not in small.headers
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("width", "1"),
+        ("width", True),
+        ("width", 1.5),
+        ("width", 2**53),
+        ("built_on", 0),
+        ("built_on", "0"),
+        ("built_on", "2030-01-31T00:00:00Z"),
+        ("built_on", "2030-02-30"),
+    ],
+)
+async def test_value_of_another_type_is_refused(
+    client: httpx.AsyncClient, field: str, value: object
+) -> None:
+    response = await client.post("/shelves", json={"label": "Top", field: value})
+    assert_problem(response, 422, ("body", field))
+
+
+async def test_whole_numbers_and_days_come_back_as_they_were_sent(
+    client: httpx.AsyncClient,
+) -> None:
+    for number, width in enumerate((-MAX_INT, 0, 2**31, MAX_INT)):
+        data = {"label": f"{number}", "width": width, "built_on": "0001-01-01"}
+        shelf = await create(client, "/shelves", **data)
+        assert shelf.items() >= data.items()
+        assert (await client.get(f"/shelves?width={width}")).json() == [shelf]
+    for wrong in ("+1", "1.0", "%C2%A01", "x", str(2**53)):
+        response = await client.get(f"/shelves?width={wrong}")
+        assert_problem(response, 422, ("query", "width"))
+
+
+async def test_update_may_repeat_what_cannot_be_changed(client: httpx.AsyncClient) -> None:
+    number = await create_row(client, "/books", 1)
+    shown = (await client.get(f"/books/{number}")).json()
+    response = await client.patch(f"/books/{number}", json=shown | {"title": "b"})
+    assert response.json() == shown | {"title": "b"}
+    response = await client.patch(f"/books/{number}", json={"id": number + 1, "title": "c"})
+    assert_problem(response, 422, ("body", "id"))
+    assert (await client.get(f"/books/{number}")).json() == shown | {"title": "b"}
 
 
 @pytest.mark.parametrize("path", LISTS)
@@ -156,6 +304,9 @@ async def test_senseless_body_is_refused(client: httpx.AsyncClient, path: str) -
 async def test_body_that_is_not_declared_json_is_refused(client: httpx.AsyncClient) -> None:
     body = b'{"title": "Engine"}'
     response = await client.post("/books", content=body, headers={"content-type": "text/plain"})
+    assert_problem(response, 415)
+    assert "application/json" in response.json()["detail"]
+    response = await client.post("/books", content=b"", headers={"content-type": "text/plain"})
     assert_problem(response, 422, ("body",))
 
 
@@ -201,20 +352,37 @@ async def test_root_leads_to_docs(client: httpx.AsyncClient) -> None:
     response = await client.get("/")
     assert response.status_code == 307
     assert response.headers["location"] == "/docs"
-    assert (await client.get("/docs")).status_code == 200
+    page = await client.get("/docs", headers={"host": "evil.example"})
+    assert page.status_code == 200
+    assert "evil" not in page.text
+    assert "persistAuthorization" not in page.text, "the browser would store the token"
+
+
+async def test_assets_of_docs_are_kept_and_compressed(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/docs")).text
+    assets = re.findall(r'(?:src|href)="(/docs/[^"]+)"', page)
+    assert len(assets) == 3
+    for asset in assets:
+        plain = await client.get(asset, headers={"accept-encoding": "identity"})
+        packed = await client.get(asset, headers={"accept-encoding": "br, gzip"})
+        assert packed.headers["content-encoding"] == "gzip"
+        assert packed.content == plain.content
+        assert int(packed.headers["content-length"]) < 600_000
+        assert "immutable" in plain.headers["cache-control"]
+    assert_problem(await client.get("/docs/nothing.js"), 404)
 
 
 OPERATIONS = {
-    ("get", "/shelves"): ("list_shelves", {"200"}),
-    ("post", "/shelves"): ("create_shelf", {"201", "400", "409"}),
+    ("get", "/shelves"): ("list_shelves", {"200", "304"}),
+    ("post", "/shelves"): ("create_shelf", {"201", "400", "409", "415"}),
     ("get", "/shelves/{shelf_id}"): ("read_shelf", {"200", "304", "404"}),
-    ("patch", "/shelves/{shelf_id}"): ("update_shelf", {"200", "400", "404", "409", "412"}),
+    ("patch", "/shelves/{shelf_id}"): ("update_shelf", {"200", "400", "404", "409", "412", "415"}),
     ("delete", "/shelves/{shelf_id}"): ("delete_shelf", {"204", "404", "409", "412"}),
-    ("get", "/books"): ("list_books", {"200"}),
-    ("post", "/books"): ("create_book", {"201", "400", "409"}),
-    ("post", "/books/batch"): ("create_books", {"201", "400", "409"}),
+    ("get", "/books"): ("list_books", {"200", "304"}),
+    ("post", "/books"): ("create_book", {"201", "400", "409", "415"}),
+    ("post", "/books/batch"): ("create_books", {"201", "400", "409", "415"}),
     ("get", "/books/{book_id}"): ("read_book", {"200", "304", "404"}),
-    ("patch", "/books/{book_id}"): ("update_book", {"200", "400", "404", "409", "412"}),
+    ("patch", "/books/{book_id}"): ("update_book", {"200", "400", "404", "409", "412", "415"}),
     ("delete", "/books/{book_id}"): ("delete_book", {"204", "404", "409", "412"}),
     ("get", "/healthz"): ("read_health", {"200"}),
     ("get", "/readyz"): ("read_readiness", {"200", "503"}),
@@ -246,5 +414,6 @@ async def test_openapi_documents_every_operation_and_error(client: httpx.AsyncCl
     limits = {"limit": (1, 100), "offset": (0, MAX_INT)}
     for name, (least, most) in limits.items():
         assert (parameters[name]["minimum"], parameters[name]["maximum"]) == (least, most)
+    assert "'type': 'null'" not in str(parameters), "a query has no null"
     (of_path,) = operations["delete", "/books/{book_id}"]["parameters"][:1]
     assert of_path["schema"].items() >= {"minimum": 1, "maximum": MAX_INT}.items()

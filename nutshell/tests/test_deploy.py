@@ -23,6 +23,7 @@ import pytest
 import yaml
 from sqlalchemy import URL
 
+from nutshell.middleware import EXPOSED
 from nutshell.tests.postgres import (
     PASSWORD,
     Postgres,
@@ -295,12 +296,17 @@ def forwarded(port: int, target: int) -> Iterator[None]:
             end.close()
 
 
+def powerless() -> tuple[str, ...]:
+    """A command that runs another without root's power to write everywhere."""
+    if os.geteuid() != 0:
+        return ()
+    return ("setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override")
+
+
 def test_read_only_tree_is_enough(
     tree: Path, production: Bin, migrated: URL, tmp_path: Path
 ) -> None:
-    # Root may write everywhere, unless it gives up that capability.
-    drop = ("setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override")
-    wrapper = drop if os.geteuid() == 0 else ()
+    wrapper = powerless()
     for path in (tree, *tree.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
@@ -314,6 +320,35 @@ def test_read_only_tree_is_enough(
         for path in (tree, *tree.rglob("*")):
             if path.is_dir():
                 path.chmod(0o755)
+
+
+def test_read_only_sqlite_file_ends_the_start_with_one_line(
+    tree: Path, production: Bin, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    file = folder / "test.db"
+    variables: Variables = {"DATABASE_URL": f"sqlite:///{file}"}
+    with Service(variables, tree=tree, bin_folder=production) as service:
+        assert httpx.get(f"{service.url}/readyz").status_code == 200
+    file.chmod(0o444)
+    folder.chmod(0o555)
+    try:
+        done = subprocess.run(
+            [*powerless(), "bash", "-c", procfile(tree)["web"]],
+            cwd=tree,
+            env=plain_environment(production, PORT=free_port(), **variables),
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    finally:
+        folder.chmod(0o755)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"DATABASE_URL: sqlite:///{file}: ")
+    assert "readonly" in line
 
 
 # The stop
@@ -453,14 +488,26 @@ def test_references_repeat_no_host(tree: Path, production: Bin, migrated: URL) -
             assert client.get("/books/").status_code == 404
 
 
+SCHEME = """
+
+from fastapi import Request
+
+@app.get("/scheme")
+async def read_scheme(request: Request) -> str:
+    return request.url.scheme
+"""
+
+
 @pytest.mark.parametrize(("trusted", "scheme"), [("127.0.0.1", "https"), ("10.0.0.1", "http")])
 def test_scheme_is_believed_of_trusted_proxies_alone(
     tree: Path, production: Bin, trusted: str, scheme: str
 ) -> None:
-    variables: Variables = {"FORWARDED_ALLOW_IPS": trusted}
+    variables: Variables = {"FORWARDED_ALLOW_IPS": trusted, "API_TOKEN": TOKEN}
+    with (tree / "main.py").open("a") as file:
+        file.write(SCHEME)
     with Service(variables, tree=tree, bin_folder=production) as service:
-        page = httpx.get(f"{service.url}/docs", headers={"x-forwarded-proto": "https"})
-        assert f'src="{scheme}://127.0.0.1' in page.text
+        headers = BEARER | {"x-forwarded-proto": "https"}
+        assert httpx.get(f"{service.url}/scheme", headers=headers).json() == scheme
 
 
 def test_forged_headers_do_not_open_the_service(tree: Path, production: Bin) -> None:
@@ -540,7 +587,7 @@ def test_cors_is_off_unless_set(tree: Path, production: Bin, migrated: URL) -> N
         response = httpx.get(f"{service.url}/shelves", headers=BEARER | origin)
         assert response.headers["access-control-allow-origin"] == "https://app.example.com"
         exposed = response.headers["access-control-expose-headers"].split(", ")
-        assert set(exposed) == {"Link", "Location", "ETag", "Retry-After", "X-Request-ID"}
+        assert set(exposed) == set(EXPOSED)
         assert httpx.options(f"{service.url}/shelves/1", headers=ask).status_code == 200
         other = httpx.get(
             f"{service.url}/shelves", headers=BEARER | {"origin": "https://evil.example"}

@@ -119,9 +119,11 @@ async def test_statement_is_cancelled_when_a_connection_is_held_too_long(
     pid = text("SELECT pg_backend_pid()")
     async with pools.reader.engine.connect() as connection:
         before = await connection.scalar(pid)
-        with pytest.raises(DBAPIError, match="QueryCanceled"):
+        # On a busy machine it may have hung up before it hears of the cancellation.
+        with pytest.raises(DBAPIError, match=r"QueryCanceled|consuming input failed"):
             await connection.execute(text("SELECT pg_sleep(5)"))
     async with pools.writer.engine.connect() as connection:
+        await asyncio.sleep(0.2)
         assert await connection.scalar(waiting) == 0
     async with pools.reader.engine.connect() as connection:
         # A late cancellation must not hit the next request.

@@ -106,6 +106,16 @@ async def test_row_that_others_refer_to_cannot_be_deleted(
     assert (await client.get(f"/books/{book['id']}")).status_code == 200
 
 
+async def test_row_whose_deletion_a_reference_restricts_cannot_be_deleted(
+    client: httpx.AsyncClient, pools: Pools
+) -> None:
+    shelf = await create(client, "/shelves", label="Top")
+    async with pools.writer.engine.begin() as connection:
+        await connection.execute(Loan.__table__.insert(), {"shelf_id": shelf["id"]})  # type: ignore[attr-defined]
+    assert_problem(await client.delete(f"/shelves/{shelf['id']}"), 409)
+    assert (await client.get(f"/shelves/{shelf['id']}")).status_code == 200
+
+
 async def test_constraint_of_another_application_conflicts_too(
     client: httpx.AsyncClient, pools: Pools
 ) -> None:
