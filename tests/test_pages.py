@@ -1,4 +1,4 @@
-"""README.md and LESSONS.md, followed to the letter in a fresh copy of the tree.
+"""The pages, followed to the letter in a fresh clone of the tree.
 
 Every `sh` block is run, every `diff` applied, and what `console` and `log` blocks show is compared
 with what comes, ids, times and dates aside.
@@ -21,7 +21,7 @@ from sybil.parsers.markdown import CodeBlockParser, SkipParser
 from nutshell.tests.postgres import free_port
 from nutshell.tests.service import ROOT, copy_tree, plain_environment
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # What differs from run to run.
 VARYING = [
@@ -31,6 +31,7 @@ VARYING = [
     (re.compile(r"\b[0-9a-f]{32}\b"), "ID"),
     (re.compile(r'"[0-9a-f]{24}"'), "TAG"),
     (re.compile(r"(?<=Unprocessable )(Entity|Content)"), "PHRASE"),  # the latter from 3.13 on
+    (re.compile(r"(?m)^((?:down_)?revision = ).*$"), r"\1REVISION"),
     (re.compile(r"\d+\.\d+ ms|(?<=dur=)\d+\.\d+|(?<=in )\d+\.\d+s"), "DURATION"),
 ]
 SERVERS = ("make run", "honcho start web")
@@ -44,10 +45,11 @@ def normal(text: str) -> str:
 
 
 class Newcomer:
-    """Does what a page says, in a copy of the tree, on a port of its own."""
+    """Does what a page says, in a clone of the tree, on a port of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.tree = copy_tree(folder / "nutshell")
+        upstream = copy_tree(folder / "upstream")
+        self.tree = folder / "nutshell"
         self.log = folder / "log"
         self.log.touch()
         self.port = free_port()
@@ -63,7 +65,9 @@ class Newcomer:
             if name.startswith(("PIP_", "SSL_", "REQUESTS_"))
         }
         git = "git -c user.name=n -c user.email=n@example.com"
-        self.run(f"git init -q && git add -A && {git} commit -qm copy")
+        commit = f"git init -q -b main && git add -A && {git} commit -qm copy"
+        subprocess.run(["bash", "-c", commit], cwd=upstream, check=True)
+        subprocess.run(["git", "clone", "-q", upstream, self.tree], check=True)
 
     def moved(self, command: str) -> str:
         return re.sub(r"(?<=[:=])8000\b", str(self.port), command)
@@ -78,7 +82,7 @@ class Newcomer:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
         return done.stdout.replace(f":{self.port}", ":8000")
@@ -141,7 +145,9 @@ class Newcomer:
         *lines, last = [line.split("  #")[0].strip() for line in example.parsed.splitlines()]
         if last.endswith(SERVERS):
             for line in lines:
-                self.follow(line)
+                printed = self.follow(line + " && echo DONE")
+                if not printed.endswith("DONE\n"):
+                    return f"{line} failed:\n{printed}"
             self.start(last)
             return None
         printed = self.follow("set -e\n" + example.parsed + "\necho 'DONE'")
@@ -159,7 +165,7 @@ class Newcomer:
     def diff(self, example: Example) -> str | None:
         change = self.tree / "change.diff"
         change.write_text(example.parsed)
-        printed = self.follow("git apply --recount change.diff && echo DONE")
+        printed = self.follow("git apply change.diff && echo DONE")
         change.unlink()
         return None if printed == "DONE\n" else f"it does not apply:\n{printed}"
 
@@ -186,8 +192,12 @@ def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
     newcomer.stop()
 
 
-@pytest.mark.parametrize("page", ["README.md", "LESSONS.md"])
-def test_page_does_what_it_says(newcomer: Newcomer, page: str) -> None:
+# Pages in one group are followed one after the other, in one clone.
+PAGES = [["README.md", "docs/api.md"], ["docs/operating.md"], ["LESSONS.md"], ["MAKE_IT_YOURS.md"]]
+
+
+@pytest.mark.parametrize("pages", PAGES, ids=lambda pages: pages[-1])
+def test_pages_do_what_they_say(newcomer: Newcomer, pages: list[str]) -> None:
     evaluators = {
         "sh": newcomer.sh,
         "console": newcomer.console,
@@ -196,13 +206,39 @@ def test_page_does_what_it_says(newcomer: Newcomer, page: str) -> None:
         "stop": newcomer.stop_service,
     }
     parsers = [CodeBlockParser(kind, evaluator) for kind, evaluator in evaluators.items()]
-    document = Document.parse(str(ROOT / page), *parsers, SkipParser())
-    examples = list(document.examples())
-    assert len(examples) > 2
-    for example in examples:
-        try:
-            example.evaluate()
-        except SkipTest as skipped:
-            print(f"{page}, line {example.line}: {skipped}")
-    kinds = re.findall(r"(?m)^```(\w+)$", document.text)
-    assert set(kinds) <= evaluators.keys(), "a block that nobody looks at"
+    for page in pages:
+        document = Document.parse(str(ROOT / page), *parsers, SkipParser())
+        examples = list(document.examples())
+        assert examples
+        for example in examples:
+            try:
+                example.evaluate()
+            except SkipTest as skipped:
+                print(f"{page}, line {example.line}: {skipped}")
+        kinds = re.findall(r"(?m)^```(\w+)$", document.text)
+        assert set(kinds) <= evaluators.keys(), "a block that nobody looks at"
+
+
+def anchor(heading: str) -> str:
+    """As GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")]
+    texts = {path: re.sub(r"(?ms)^```.*?^```", "", path.read_text()) for path in pages}
+    headings = {
+        path: {anchor(heading) for heading in re.findall(r"(?m)^#+ (.*)$", text)}
+        for path, text in texts.items()
+    }
+    linked = set()
+    for path, text in texts.items():
+        for link in re.findall(r'\]\(([^)]+)\)|(?:src|srcset)="([^"]+)"', text):
+            target, _, section = "".join(link).partition("#")
+            if target.startswith("http"):
+                continue
+            found = (path.parent / target).resolve() if target else path
+            assert found.exists(), f"{path.name}: {target}"
+            assert not section or section in headings[found], f"{path.name}: #{section}"
+            linked.add(found)
+    assert set(pages) - {ROOT / "README.md"} <= linked, "a page that no page leads to"
