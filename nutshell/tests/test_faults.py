@@ -8,6 +8,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -173,17 +174,16 @@ def test_every_connection_busy(server: Postgres, service: Service) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 20 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
+def small_disk() -> Iterator[Path]:
+    """A file system of 20 MB. It is not in pytest's folder, which every start of pytest closes to others."""
+    folder = Path(tempfile.mkdtemp(prefix="nutshell-disk-"))
     mount = ["mount", "-t", "tmpfs", "-o", "size=20m,mode=777", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        folder.rmdir()
         pytest.skip("this user may not mount a small file system")
-    for parent in folder.parents[:4]:
-        parent.chmod(parent.stat().st_mode | 0o111)
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
+    folder.rmdir()
 
 
 def fill(client: httpx.Client) -> httpx.Response:
