@@ -118,7 +118,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     let_interrupts_finish_requests()
     follow_parent()
     spare_the_garbage_collector()
-    chores = asyncio.gather(report_readiness(), purge_old_keys(), return_exceptions=True)
+    chores = asyncio.gather(report_readiness(), purge_old_keys())
     yield
     chores.cancel()
     with suppress(asyncio.CancelledError):
@@ -145,14 +145,18 @@ def migrate_sqlite(which: Literal["any file", "a new file"]) -> None:
 def trace_statements() -> None:
     """Adds the statements to the traces that FastAPI sends when the environment asks for them."""
     if os.environ.get("FASTAPI_OTEL_AUTO_CONFIGURE", "").lower() == "true":
-        with suppress(ImportError):  # FastAPI says what must be installed
+        try:
             from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
-
-            # It does not name SQLAlchemy 2.1 as supported yet: test_telemetry.py shows that it works.
-            SQLAlchemyInstrumentor().instrument(
-                skip_dep_check=True,
-                engines=[pool.engine.sync_engine for pool in (database.reader, database.writer)],
+        except ImportError:
+            logger.warning(
+                "Traces have no statements: opentelemetry-instrumentation-sqlalchemy is missing."
             )
+            return
+        # It does not name SQLAlchemy 2.1 as supported yet: test_telemetry.py shows that it works.
+        SQLAlchemyInstrumentor().instrument(
+            skip_dep_check=True,
+            engines=[pool.engine.sync_engine for pool in (database.reader, database.writer)],
+        )
 
 
 async def report_readiness() -> None:
