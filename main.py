@@ -237,7 +237,7 @@ async def delete_todo(todo_id: Id, session: SessionDep, if_match: IfMatchDep) ->
 async def list_items(
     page: Annotated[ItemFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
-    """Lists items. `name` finds the items of exactly that name, and `owner_id=null` those without an owner."""
+    """Lists items. `name` is the exact name. `owner_id=null` finds those without an owner."""
     query = page.select(Item, ItemRead)
     if page.owner_id is not None:
         owner_id = None if page.owner_id == "null" else page.owner_id

@@ -138,6 +138,7 @@ async def create(client: httpx.AsyncClient, path: str, **data: Any) -> dict[str,
     response = await client.post(path, json=data)
     assert response.status_code == 201, response.text
     row: dict[str, Any] = response.json()
+    assert response.headers["location"].endswith(f"/{row['id']}")
     return row
 
 

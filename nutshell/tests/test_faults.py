@@ -175,7 +175,10 @@ def test_every_connection_busy(server: Postgres, service: Service) -> None:
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A file system of 20 MB. It is not in pytest's folder, which every start of pytest closes to others."""
+    """A file system of 20 MB.
+
+    It is not in pytest's folder, which each start of pytest closes to other users.
+    """
     folder = Path(tempfile.mkdtemp(prefix="nutshell-disk-"))
     mount = ["mount", "-t", "tmpfs", "-o", "size=20m,mode=777", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
