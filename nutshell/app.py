@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,11 +118,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     let_interrupts_finish_requests()
     follow_parent()
     spare_the_garbage_collector()
-    chores = asyncio.gather(report_readiness(), purge_old_keys())
+    chores = [asyncio.create_task(report_readiness()), asyncio.create_task(purge_old_keys())]
     yield
-    chores.cancel()
-    with suppress(asyncio.CancelledError):
-        await chores
+    for chore in chores:
+        chore.cancel()
+    await asyncio.wait(chores)  # each may still have a connection to give back
     for engine in (database.reader.engine, database.writer.engine, prober.engine):
         await engine.dispose()
 

@@ -1,5 +1,6 @@
 """The process: what it logs, and how it is started."""
 
+import asyncio
 import logging
 import socket
 import sqlite3
@@ -15,6 +16,7 @@ from sqlalchemy import make_url
 from uvicorn.supervisors import ChangeReload
 
 from nutshell import __main__ as process
+from nutshell import app as service
 from nutshell.middleware import Formatter, request_id
 from nutshell.settings import settings
 
@@ -35,6 +37,24 @@ def test_log_hides_addresses(message: str, shown: str) -> None:
     line = Formatter("%(request_id)s %(message)s").format(record)
     request_id.reset(token)
     assert line == f"one {shown}"
+
+
+async def test_stopping_waits_for_every_chore_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chore that is cut off while it gives a connection back keeps the process from ending."""
+    ended = []
+
+    async def work(seconds: float) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(seconds)
+            ended.append(seconds)
+
+    monkeypatch.setattr(service, "report_readiness", lambda: work(0.01))
+    monkeypatch.setattr(service, "purge_old_keys", lambda: work(0.1))
+    async with service.lifespan(service.create_app("a service", summary="A test.")):
+        await asyncio.sleep(0.01)
+    assert ended == [0.01, 0.1]
 
 
 def test_long_line_is_searched_for_addresses_once() -> None:
