@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from playwright.sync_api import ConsoleMessage, Error, Page, Request, sync_playwright
+from playwright.sync_api import ConsoleMessage, Error, Locator, Page, Request, sync_playwright
 
-__all__ = ["CHROMIUM", "Page", "opened"]
+__all__ = ["CHROMIUM", "Locator", "Page", "opened"]
 
 CHROMIUM = shutil.which("chromium")
 
@@ -30,7 +30,7 @@ def opened(expected: str = "$^") -> Iterator[Page]:
 
     def ask(request: Request) -> None:
         url = urlsplit(request.url)
-        if url.scheme not in ("data", "blob") and url.hostname != "127.0.0.1":
+        if url.scheme not in ("data", "blob", "file") and url.hostname != "127.0.0.1":
             wrong.append(request.url)
 
     with sync_playwright() as playwright:

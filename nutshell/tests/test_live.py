@@ -2,26 +2,27 @@
 
 import asyncio
 import json
+import logging
+import re
 import signal
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import httpx
 import pytest
 from fastapi import Depends, FastAPI
 from sqlalchemy import event
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from nutshell.tests import library
 from nutshell.tests.fixtures import Pools, create
-from nutshell import database, live
+from nutshell import database, engines, live
 from nutshell.app import create_app
 from nutshell.database import SessionDep
 from nutshell.settings import settings
 from nutshell.tests.library import Book, Shelf
-
-ENDS = ["back", "sent"]
 
 
 @pytest.fixture
@@ -31,7 +32,9 @@ def app(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
     app.router.routes.extend(library.app.router.routes)
     yield app
     event.remove(Session, "after_begin", live.count_session)
+    logging.getLogger("nutshell").removeHandler(live.log_handler)
     live.recent.clear()
+    live.called.clear()
 
 
 def newest() -> dict[str, Any]:
@@ -39,41 +42,99 @@ def newest() -> dict[str, Any]:
 
 
 def kinds() -> list[str]:
-    return [step["kind"] for step in newest()["steps"]]
+    return [span["kind"] for span in newest()["spans"]]
+
+
+def only(kind: str) -> dict[str, Any]:
+    (span,) = [span for span in newest()["spans"] if span["kind"] == kind]
+    return cast(dict[str, Any], span)
 
 
 def warnings() -> str:
     return " ".join(newest()["warnings"])
 
 
-async def test_steps_of_a_session_are_noted_in_order(client: httpx.AsyncClient) -> None:
+def notes() -> str:
+    return " ".join(newest()["notes"])
+
+
+async def test_spans_are_noted_in_order_and_lie_in_each_other(client: httpx.AsyncClient) -> None:
     book = await create(client, "/books", title="Notes")
-    assert kinds() == ["pool", "begin", "sql", "commit", *ENDS]
-    insert = newest()["steps"][2]
+    assert kinds() == ["session", "connect", "transaction", "begin", "sql", "commit", "sent"]
+    session, transaction, insert = only("session"), only("transaction"), only("sql")
+    assert session["text"] == "writes"
     assert insert["text"].startswith("INSERT INTO books")
     assert "Notes" in insert["parameters"]
     assert insert["rows"] == 1
+    outer = {"start": 0, "end": newest()["total"]}
+    for inner in (session, transaction, insert):
+        assert outer["start"] <= inner["start"] <= inner["end"] <= outer["end"]
+        outer = inner
+    assert transaction["end"] == only("commit")["end"]
+    assert session["end"] <= only("sent")["start"]
 
     response = await client.get(f"/books/{book['id']}?limit=1")
-    assert kinds() == ["pool", "sql", *ENDS]
-    assert newest()["path"] == f"/books/{book['id']}?limit=1"
+    assert kinds() == ["session", "connect", "sql", "sent"]
+    assert (newest()["path"], newest()["route"]) == (
+        f"/books/{book['id']}?limit=1",
+        "/books/{book_id}",
+    )
     timing = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
     assert timing.keys() == {"pool", "sql", "commit", "app"}
 
     await client.patch(f"/books/{book['id']}", json={"title": "x"}, headers={"if-match": '"x"'})
-    assert kinds() == ["pool", "begin", "sql", "rollback", *ENDS]
+    assert kinds() == ["session", "connect", "transaction", "begin", "sql", "rollback", "sent"]
     await client.post("/books/batch", json=[{"title": "a" * 100}] * 3)
-    assert "commit" in kinds()
-    keyed = {"idempotency-key": "one"}
-    for _ in range(2):
-        await client.post("/books", json={"title": "Card"}, headers=keyed)
+    assert kinds().count("commit") == 1
+    await client.get("/healthz")
+    assert kinds() == ["sent"]
+    assert warnings() == ""
+
+
+async def test_spans_name_the_line_that_asked_the_database(
+    client: httpx.AsyncClient, app: FastAPI
+) -> None:
+    @app.get("/through-a-function")
+    async def read_through_a_function(session: SessionDep) -> None:
+        await session.run_sync(lambda session: session.get(Shelf, 1))
+
+    await create(client, "/books", title="Notes")
+    for kind, code in (("sql", "await session.commit()"), ("commit", "await session.commit()")):
+        assert re.fullmatch(r"nutshell/tests/library.py:\d+", only(kind)["line"])
+        assert only(kind)["code"] == code
+    await client.get("/through-a-function")
+    assert "lambda session" in only("sql")["code"]
+    await client.patch("/books/1", json={"title": "x"}, headers={"if-match": '"x"'})
+    assert only("rollback")["line"].startswith("nutshell/database.py:")
+
+
+async def test_first_call_of_a_route_and_a_replay_are_named(client: httpx.AsyncClient) -> None:
+    for name in ("one", "one", "two"):
+        await client.post("/books", json={"title": "Card"}, headers={"idempotency-key": name})
         assert warnings() == ""
+        assert kinds().count("commit") == 1
+    first, replay, second = [" ".join(shown["notes"]) for shown in live.recent]
+    assert "first call of its route" in first
+    assert "Replayed from its key" in replay
+    assert second == ""
 
 
 async def test_refused_statement_is_marked_as_failed(client: httpx.AsyncClient) -> None:
     await create(client, "/shelves", label="Top")
     await client.post("/shelves", json={"label": "Top"})
-    assert [step["failed"] for step in newest()["steps"] if step["kind"] == "sql"] == [True]
+    assert only("sql")["failed"]
+    assert only("transaction")["end"] == only("rollback")["end"]
+
+
+async def test_failure_comes_with_its_exception(client: httpx.AsyncClient, app: FastAPI) -> None:
+    @app.get("/broken")
+    async def break_it() -> None:
+        raise ValueError("a part is missing")
+
+    assert (await client.get("/broken")).status_code == 500
+    assert newest()["log"] == ["ValueError: a part is missing"]
+    await client.get("/books")
+    assert newest()["log"] == []
 
 
 async def test_mistakes_are_put_into_words(client: httpx.AsyncClient, app: FastAPI) -> None:
@@ -81,6 +142,12 @@ async def test_mistakes_are_put_into_words(client: httpx.AsyncClient, app: FastA
     async def forget_commit(session: SessionDep) -> None:
         session.add(Book(title="forgotten"))
         await session.flush()
+
+    @app.post("/by-halves")
+    async def commit_by_halves(session: SessionDep) -> None:
+        for title in ("one", "two"):
+            session.add(Book(title=title))
+            await session.commit()
 
     @app.get("/one-by-one")
     async def read_one_by_one(session: SessionDep) -> None:
@@ -99,28 +166,91 @@ async def test_mistakes_are_put_into_words(client: httpx.AsyncClient, app: FastA
 
     for method, path, words in [
         ("POST", "/forgetful", "nothing was kept"),
-        ("GET", "/one-by-one", "ran 5 times (N+1)"),
+        ("POST", "/by-halves", "2 COMMITs"),
+        ("GET", "/one-by-one", "ran 5 times (N+1), from nutshell/tests/test_live.py:"),
         ("GET", "/outliving", "outlived its response"),
         ("GET", "/two", "2 sessions"),
     ]:
         assert (await client.request(method, path)).status_code == 200
         assert words in warnings()
+    assert [span["text"] for span in newest()["spans"] if span["kind"] == "session"] == [
+        "reads",
+        "writes",
+    ]
     await client.get("/books")
     assert warnings() == ""
 
 
-async def test_waiting_for_a_connection_is_seen(client: httpx.AsyncClient, pools: Pools) -> None:
+async def test_half_kept_is_put_into_words(client: httpx.AsyncClient, app: FastAPI) -> None:
+    @app.post("/half")
+    async def keep_half(session: SessionDep) -> None:
+        session.add(Shelf(label="Top"))
+        await session.commit()
+        session.add(Shelf(label="Top"))
+        await session.commit()
+
+    assert (await client.post("/half")).status_code == 409
+    assert "a part of it is kept" in warnings()
+
+
+async def test_sharing_a_session_is_put_into_words(
+    client: httpx.AsyncClient, app: FastAPI, pools: Pools
+) -> None:
+    shared = database.make_session(pools.writer.engine)
+
+    @app.post("/begin")
+    async def begin() -> None:
+        shared.add(Shelf(label="Top"))
+        await shared.flush()
+
+    @app.post("/commit")
+    async def commit() -> None:
+        await shared.commit()
+
+    await client.post("/begin")
+    assert "left a transaction open" in warnings()
+    await client.post("/commit")
+    assert "committed what it had not begun" in warnings()
+
+
+async def test_turn_that_does_not_come_in_time_is_no_session(
+    client: httpx.AsyncClient, pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "WAIT", 0.05)
     for _ in range(pools.reader.size):
         await pools.reader.free.acquire()
-    call = asyncio.create_task(client.get("/books"))
-    await asyncio.sleep(0.05)
-    assert live.pools()["reads"]["waiting"] == 1
+    assert (await client.get("/books")).status_code == 503
     for _ in range(pools.reader.size):
         pools.reader.free.release()
-    assert (await call).status_code == 200
-    assert "for a connection" in warnings()
-    assert kinds() == ["pool", "sql", *ENDS]
-    assert live.pools()["reads"]["waiting"] == 0
+    assert kinds() == ["session", "wait", "sent"]
+    assert only("wait")["failed"]
+    assert only("wait")["end"] <= only("session")["end"]
+    assert "every connection stayed busy" in newest()["log"][0]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "pool"), [("GET", "/books", "reader"), ("PATCH", "/books/1", "writer")]
+)
+async def test_waiting_for_a_connection_is_seen(
+    client: httpx.AsyncClient, pools: Pools, method: str, path: str, pool: str
+) -> None:
+    queue = getattr(pools, pool)
+    for _ in range(queue.size):
+        await queue.free.acquire()
+    body = {"title": "Card"} if method == "PATCH" else None
+    call = asyncio.create_task(client.request(method, path, json=body))
+    await asyncio.sleep(0.05)
+    (trace,) = live.running.values()
+    assert [span.kind for span in trace.spans] == ["session", "wait"]
+    assert trace.spans[1].end is None
+    for _ in range(queue.size):
+        queue.free.release()
+    await call
+    assert not live.running
+    assert only("wait")["end"] - only("wait")["start"] > 10
+    # On SQLite more connections would not help: there is one writer.
+    one_writer = pools.writer.engine.dialect.name == "sqlite" and pool == "writer"
+    assert ("one writer at a time" if one_writer else "POOL_SIZE") in warnings()
 
 
 @pytest.fixture
@@ -133,18 +263,46 @@ async def test_stream_tells_of_recent_and_new_requests_and_ends(
     client: httpx.AsyncClient, stream: AsyncIterator[Any], pools: Pools
 ) -> None:
     await client.get("/books")
-    assert (await anext(stream)).event == "pools"
+    assert (await anext(stream)).data == {"reads": pools.reader.size, "writes": pools.writer.size}
     assert (await anext(stream)).data["path"] == "/books"
     await client.get("/shelves")
     new = await anext(stream)
-    assert (new.event, new.data["path"]) == ("request", "/shelves")
+    assert (new.event, new.data["path"], new.data["done"]) == ("request", "/shelves", True)
     assert json.dumps(new.data)
-    async with pools.reader.engine.connect():
-        assert (await anext(stream)).data["reads"]["out"] == 1
     live.stopping = True
     async with asyncio.timeout(2):
-        async for _ in stream:
-            pass  # the state of the pools has changed once more
+        assert [event async for event in stream] == []
+
+
+async def test_stream_shows_a_slow_request_while_it_is_under_way(
+    client: httpx.AsyncClient, app: FastAPI, stream: AsyncIterator[Any]
+) -> None:
+    go_on = asyncio.Event()
+
+    @app.get("/slow")
+    async def be_slow(session: SessionDep) -> None:
+        await session.get(Shelf, 1)
+        await go_on.wait()
+
+    await anext(stream)
+    call = asyncio.create_task(client.get("/slow"))
+    async with asyncio.timeout(5):
+        shown = (await anext(stream)).data
+        assert (shown["path"], shown["done"]) == ("/slow", False)
+        assert shown["total"] > 0
+        assert [span["kind"] for span in shown["spans"]] == ["session", "connect", "sql"]
+        assert shown["spans"][0]["end"] is None
+        go_on.set()
+        await call
+        while not (shown := (await anext(stream)).data)["done"]:
+            pass
+    assert shown["status"] == 200
+
+
+async def test_pools_are_full_before_the_first_request(app: FastAPI, pools: Pools) -> None:
+    await live.open_connections()
+    for pool in (pools.reader, pools.writer):
+        assert cast(QueuePool, pool.engine.sync_engine.pool).checkedin() == pool.size
 
 
 async def test_process_that_stops_ends_the_streams(

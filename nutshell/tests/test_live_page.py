@@ -1,7 +1,11 @@
 """The live view, in a real browser; and the documentation page, which must work offline."""
 
+import asyncio
+import json
 import re
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,7 +15,7 @@ import pytest
 from sqlalchemy import URL
 
 from nutshell import database
-from nutshell.tests.browser import CHROMIUM, Page, opened
+from nutshell.tests.browser import CHROMIUM, Locator, Page, opened
 from nutshell.tests.service import BEARER, TOKEN, Service, Variables, copy_library, migrate
 
 # What a newcomer might write, each with one thing wrong.
@@ -46,10 +50,22 @@ async def use_two(session: SessionDep) -> None:
         await other.get(Shelf, 1)
 
 
+@app.post("/by-halves")
+async def commit_by_halves(session: SessionDep) -> None:
+    for title in ("one", "two"):
+        session.add(Book(title=title))
+        await session.commit()
+
+
+@app.get("/broken")
+async def break_it() -> None:
+    raise ValueError("a part is missing")
+
+
 @app.get("/slow")
 async def be_slow(session: SessionDep) -> None:
     await session.get(Shelf, 1)
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(1)
 """
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed")
@@ -81,154 +97,296 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(tree: Path, empty_url: URL) -> Iterator[Service]:
     if empty_url.get_backend_name() != "sqlite":
         migrate(empty_url)
-    variables: Variables = {
-        "DATABASE_URL": empty_url,
-        "API_TOKEN": TOKEN,
-        "POOL_SIZE": 1,
-        "TRACE": 1,
-    }
+    variables: Variables = {"DATABASE_URL": empty_url, "API_TOKEN": TOKEN, "TRACE": 1}
     with Service(variables, tree=tree) as service:
         yield service
-        assert " ERROR " not in service.log.read_text()
 
 
 @pytest.fixture
 def page(service: Service) -> Iterator[Page]:
     """The live view of the service, open and listening."""
-    with opened() as page:
+    with opened("ERR_CONNECTION_REFUSED") as page:  # once the service has been stopped
         page.goto(f"{service.url}/trace")
         page.locator("#state", has_text="request").wait_for(timeout=5000)
         yield page
 
 
+def row(page: Page, path: str) -> Locator:
+    """The newest row for the path. It must come within a second."""
+    found = page.locator(f'#groups [data-path="{path}"]').first
+    found.wait_for(timeout=1000)
+    return found
+
+
+def opened_row(page: Page, path: str) -> Locator:
+    found = row(page, path)
+    if not found.locator(".detail").count():
+        found.locator("summary").focus()
+        page.keyboard.press("Enter")
+        found.locator(".detail").wait_for(timeout=1000)
+    return found
+
+
 def steps(page: Page, path: str) -> list[tuple[str, str]]:
-    """The steps of the newest card for the path. It must come within a second."""
-    card = page.locator(f'#requests > li[data-path="{path}"]').first
-    card.wait_for(timeout=1000)
-    rows = card.locator(".steps > li").all()
-    return [(row.locator(".kind").inner_text(), row.locator(".what").inner_text()) for row in rows]
+    found = opened_row(page, path).locator(".steps > li")
+    kinds = found.locator(".kind").all_text_contents()
+    return list(zip(kinds, found.locator(".what").all_text_contents(), strict=True))
 
 
-def warning(page: Page, path: str) -> str:
-    card = page.locator(f'#requests > li[data-path="{path}"]').first
-    card.wait_for(timeout=1000)
-    return " ".join(card.locator(".warning").all_inner_texts())
+def words(page: Page, path: str) -> str:
+    return " ".join(opened_row(page, path).locator(".said").all_text_contents())
+
+
+def box(locator: Locator) -> tuple[float, float]:
+    """From where to where it reaches, from left to right."""
+    place = locator.bounding_box()
+    assert place is not None
+    return place["x"], place["x"] + place["width"]
+
+
+def call_at_once(service: Service, path: str, times: int) -> None:
+    async def call() -> None:
+        async with httpx.AsyncClient(base_url=service.url, headers=BEARER, timeout=20) as client:
+            await asyncio.gather(*(client.get(path) for _ in range(times)))
+
+    asyncio.run(call())
 
 
 @pytest.mark.slow
 @needs_browser
-def test_cards_show_the_statements_in_order(page: Page, service: Service) -> None:
-    ends = ["returned", "answered"]
+def test_rows_open_into_the_steps_of_the_session(page: Page, service: Service) -> None:
+    connect = "takes a connection"
+    ends = ["session ends", "answered"]
     with service.client() as client:
         created = client.post("/shelves", json={"label": "ada@example.com"})
         seen = steps(page, "/shelves")
-        assert [kind for kind, _ in seen] == ["pool", "BEGIN", "statement", "COMMIT", *ends]
+        assert [kind for kind, _ in seen] == [connect, "BEGIN", "statement", "COMMIT", *ends]
         assert "INSERT INTO shelves" in seen[2][1]
         assert "ada@example.com" in seen[2][1]
-        assert re.search(r"→ 1 row$", seen[2][1])
+        assert re.search(r"→ 1 rowmain.py:\d+  await session.commit\(\)$", seen[2][1])
 
         client.get("/shelves?limit=3")
         seen = steps(page, "/shelves?limit=3")
-        assert [kind for kind, _ in seen] == ["pool", "statement", *ends]
+        assert [kind for kind, _ in seen] == [connect, "statement", *ends]
         assert "SELECT" in seen[1][1]
 
         path = f"/shelves/{created.json()['id']}"
         client.patch(path, json={"place": "Hall"}, headers={"if-match": "*"})
         seen = steps(page, path)
-        kinds = ["pool", "BEGIN", "statement", "statement", "COMMIT", *ends]
+        kinds = [connect, "BEGIN", "statement", "statement", "COMMIT", *ends]
         assert [kind for kind, _ in seen] == kinds
         assert "SELECT" in seen[2][1]
         assert "UPDATE shelves SET place" in seen[3][1]
 
         client.patch("/shelves/999", json={"place": "Nowhere"})
         seen = steps(page, "/shelves/999")
-        assert [kind for kind, _ in seen] == ["pool", "BEGIN", "statement", "ROLLBACK", *ends]
-        assert warning(page, "/shelves/999") == ""
+        assert [kind for kind, _ in seen] == [connect, "BEGIN", "statement", "ROLLBACK", *ends]
+        client.patch("/shelves/999", json={"place": "Nowhere"})
+        page.wait_for_function(
+            "document.querySelectorAll('[data-path=\"/shelves/999\"]').length == 2"
+        )
+        assert words(page, "/shelves/999") == ""
 
-        keyed = {"idempotency-key": "one"}
-        client.post("/books", json={"title": "Card"}, headers=keyed)
-        assert "COMMIT" in [kind for kind, _ in steps(page, "/books")]
-        client.post("/books/batch", json=[{"title": "Card"}] * 5)
-        assert "COMMIT" in [kind for kind, _ in steps(page, "/books/batch")]
-    assert page.locator(".warning").count() == 0
-    pools = page.locator("[data-pool=writes] dd").all_inner_texts()
-    assert pools == ["1", "0", "0"]
+        for _ in range(2):
+            client.post("/books", json={"title": "Card"}, headers={"idempotency-key": "one"})
+        page.wait_for_function("document.querySelectorAll('[data-path=\"/books\"]').length == 2")
+        first, replay = page.locator('[data-path="/books"] summary').all()
+        assert "Replayed from its key" in (replay.text_content() or "") + (
+            first.text_content() or ""
+        )
+    assert page.locator(".warning, .warned").count() == 0
+
+
+@pytest.mark.slow
+@needs_browser
+def test_all_bars_share_one_axis_and_lie_in_each_other(page: Page, service: Service) -> None:
+    with service.client() as client:
+        client.get("/slow")
+        client.post("/shelves", json={"label": "Top"})
+        row(page, "/slow")
+        bar = {path: row(page, path).locator(".bar.request") for path in ("/slow", "/shelves")}
+        width = {path: box(bar[path])[1] - box(bar[path])[0] for path in bar}
+        took = {
+            path: page.evaluate(f"[...requests.values()].find(r => r.path === '{path}').total")
+            for path in bar
+        }
+        assert width["/slow"] / width["/shelves"] == pytest.approx(
+            took["/slow"] / took["/shelves"], rel=0.25
+        )
+        ticks = page.locator("#axis .ticks span").all_inner_texts()
+        assert ticks[:2] == ["0 ms", "200 ms"]
+        page.get_by_label("Width").select_option("20 ms")
+        page.locator("[data-path='/slow'] .track.over").wait_for(
+            timeout=1000
+        )  # the slow one reaches beyond the axis
+        outer = row(page, "/shelves").locator(".bar.request")
+        for kind in ("session", "transaction", "sql"):
+            inner = row(page, "/shelves").locator(f".bar.{kind}")
+            assert box(outer)[0] <= box(inner)[0] + 1
+            assert box(inner)[1] <= box(outer)[1] + 2  # a bar has two pixels at least
+            outer = inner
+        label = row(page, "/shelves").get_by_role("img").get_attribute("aria-label") or ""
+        assert re.search(r"session open for .* ms in the database, .* ms in the program", label)
+
+
+@pytest.mark.slow
+@needs_browser
+def test_burst_is_seen_to_queue_before_the_pool(page: Page, service: Service) -> None:
+    page.get_by_role("button", name="Clear").click()
+    burst = threading.Thread(target=call_at_once, args=(service, "/slow", 12))
+    burst.start()
+    pool = page.locator("[data-pool=reads]")
+    # While it happens: four hold a connection each, eight queue.
+    page.locator("#moment-words", has_text="now").wait_for(timeout=5000)
+    pool.locator(".queue", has_text="8 waiting").wait_for(timeout=2000)
+    pool.locator("h2", has_text="4 connections, 4 out").wait_for(timeout=2000)
+    shown = "selector => [...document.querySelectorAll(selector)].map(each => each.textContent)"
+    queue = page.evaluate(shown, "[data-pool=reads] .queue li")
+    assert queue == sorted(queue, key=lambda name: int(name[1:]))
+    burst.join()
+    # Afterwards: they overlap, in one group, and the pools are shown at the fullest moment.
+    page.wait_for_function("[...requests.values()].filter(r => r.done).length == 12")
+    assert page.locator("#groups > li").count() == 1
+    assert page.locator("#groups .bar.wait").count() == 8
+    pool.locator(".queue", has_text="8 waiting").wait_for(timeout=1000)
+    rows = page.locator("#groups [data-path] .bar.request")
+    ends = sorted(box(rows.nth(place))[1] for place in range(12))
+    assert ends[3] + 30 < ends[4]  # pixels: three waves of four
+    assert ends[7] + 30 < ends[8]
+    # By keyboard, to the end: the last ones hold their connections, and nobody waits.
+    page.get_by_label("The pools as").focus()
+    page.keyboard.press("End")
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    pool.locator(".queue", has_text="nobody waits").wait_for(timeout=1000)
+    page.locator("#groups .bar.wait").nth(5).hover()
+    pool.locator(".queue", has_text="waiting").wait_for(timeout=1000)
+    last = page.locator("#groups [data-path]").last
+    assert "POOL_SIZE" in (last.locator(".sign").text_content() or "")
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_quick_request_during_a_slow_one_stands_in_its_frame(
+    page: Page, service: Service
+) -> None:
+    page.get_by_role("button", name="Clear").click()
+    with service.client() as client:
+        slow = threading.Thread(target=call_at_once, args=(service, "/slow", 1))
+        slow.start()
+        row(page, "/slow")  # it is shown before it has ended
+        client.get("/shelves?limit=1")
+        client.get("/shelves?limit=2")
+        slow.join()
+    row(page, "/shelves?limit=2")
+    page.wait_for_function("[...requests.values()].filter(r => r.done).length == 3")
+    assert page.locator("#groups > li").count() == 1
+    assert page.locator(".story").inner_text().startswith("3 requests within ")
 
 
 @pytest.mark.slow
 @needs_browser
 def test_mistakes_are_put_into_words(page: Page, service: Service) -> None:
     with service.client() as client:
-        client.post("/forgetful")
-        assert "nothing was kept" in warning(page, "/forgetful")
-        client.get("/one-by-one")
-        assert "ran 5 times (N+1)" in warning(page, "/one-by-one")
-        client.get("/outliving")
-        assert "outlived its response" in warning(page, "/outliving")
-        client.get("/two")
-        assert "2 sessions" in warning(page, "/two")
-        calls = [threading.Thread(target=client.get, args=("/slow",)) for _ in range(2)]
-        for call in calls:
-            call.start()
-        page.locator("[data-pool=reads] div:nth-of-type(3) dd", has_text="1").wait_for(timeout=1000)
-        for call in calls:
-            call.join()
-        page.locator(".warning", has_text="for a connection").wait_for(timeout=1000)
+        for method, path, said in [
+            ("POST", "/forgetful", "nothing was kept"),
+            ("POST", "/by-halves", "2 COMMITs"),
+            ("GET", "/one-by-one", "ran 5 times (N+1), from main.py:"),
+            ("GET", "/outliving", "outlived its response"),
+            ("GET", "/two", "2 sessions"),
+            ("GET", "/broken", "ValueError: a part is missing"),
+        ]:
+            client.request(method, path)
+            assert said in words(page, path)
+        repeated = [said for kind, said in steps(page, "/one-by-one") if kind == "statement"]
+        assert len(repeated) == 1
+        assert re.match(r"5 . SELECT", repeated[0])
+        assert "await session.get(Shelf, shelf_id)" in repeated[0]
         # A warning belongs to one request, and to no other.
-        client.get("/shelves?limit=1")
-        assert warning(page, "/shelves?limit=1") == ""
+        for number in (1, 2):
+            client.get(f"/shelves?limit={number}")
+        assert words(page, "/shelves?limit=2") == ""
 
 
 @pytest.mark.slow
 @needs_browser
-def test_pause_filter_and_clear(page: Page, service: Service) -> None:
+def test_hold_still_filter_and_clear(page: Page, service: Service) -> None:
     def visible() -> list[str]:
-        return page.locator("#requests > li:visible .path").all_inner_texts()
+        return page.locator("#groups [data-path]:visible .path").all_inner_texts()
 
     with service.client() as client:
         page.get_by_role("button", name="Clear").click()  # what the start of the service left there
         client.get("/shelves")
+        time.sleep(0.05)  # so that they are not together
         client.get("/books")
-        steps(page, "/books")
+        row(page, "/books")
         assert visible() == ["/books", "/shelves"]
         page.get_by_label("Path contains").fill("shel")
+        page.locator('[data-path="/books"]').wait_for(state="hidden", timeout=1000)
         assert visible() == ["/shelves"]
+        time.sleep(0.05)
         client.get("/shelves?limit=2")
-        steps(page, "/shelves?limit=2")
+        row(page, "/shelves?limit=2")
         assert visible() == ["/shelves?limit=2", "/shelves"]
         page.get_by_label("Path contains").fill("")
         # By keyboard: all of the page can be used that way.
-        page.get_by_role("button", name="Pause").focus()
+        page.get_by_role("button", name="Hold still").focus()
         page.keyboard.press("Enter")
         client.get("/books?limit=3")
-        page.get_by_role("status").filter(has_text="paused, 1 held back").wait_for(timeout=1000)
+        page.get_by_role("status").filter(has_text="held still, 1 held back").wait_for(timeout=1000)
         assert "/books?limit=3" not in visible()
         page.keyboard.press("Enter")
-        steps(page, "/books?limit=3")
+        row(page, "/books?limit=3")
         page.get_by_role("button", name="Clear").click()
-        assert visible() == []
+        page.locator("#groups > li").first.wait_for(state="detached", timeout=1000)
         client.get("/books?limit=4")
-        steps(page, "/books?limit=4")
+        row(page, "/books?limit=4")
         assert visible() == ["/books?limit=4"]
 
 
 @pytest.mark.slow
 @needs_browser
-def test_a_thousand_requests_leave_the_page_responsive(page: Page, service: Service) -> None:
+def test_a_recording_is_one_file_that_shows_the_same(
+    page: Page, service: Service, tmp_path: Path
+) -> None:
+    with service.client() as client:
+        client.post("/shelves", json={"label": "</script><b>Top</b>"})
+    shown = steps(page, "/shelves")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as HTML").click()
+    file = tmp_path / "recorded.html"
+    download.value.save_as(file)
+    service.process.terminate()
+    service.process.wait(10)
+    page.goto(file.as_uri())
+    assert steps(page, "/shelves") == shown
+    assert "recorded" in page.get_by_role("status").inner_text()
+    assert page.locator("[data-pool]").count() == 2
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_thousand_requests_drop_no_frame_to_speak_of(page: Page, service: Service) -> None:
+    page.evaluate(
+        "() => { window.gaps = []; let last = performance.now();"
+        " const frame = now => { gaps.push(now - last); last = now; requestAnimationFrame(frame); };"
+        " requestAnimationFrame(frame); }"
+    )
     with service.client() as client:
         for number in range(1000):
             client.get(f"/shelves?offset={number}")
-    steps(page, "/shelves?offset=999")
-    assert page.locator("#requests > li").count() == 200
-    frame = page.evaluate(
-        "() => new Promise(done => { const began = performance.now();"
-        " requestAnimationFrame(() => requestAnimationFrame(() =>"
-        " done(performance.now() - began))) })"
+    row(page, "/shelves?offset=999")
+    assert page.locator("#groups [data-path]").count() == 200
+    assert page.evaluate("requests.size + rows.size") == 400
+    gaps = sorted(page.evaluate("gaps"))
+    print(
+        f"{len(gaps)} frames, the median {gaps[len(gaps) // 2]:.0f} ms, the longest {gaps[-1]:.0f} ms"
     )
-    print(f"two frames after 1,000 requests: {frame:.0f} ms")
-    assert frame < 500
+    assert gaps[len(gaps) // 2] < 34  # at 60 frames a second, one is 17 ms
+    assert gaps[-1] < 500
     page.get_by_label("Path contains").fill("offset=998", timeout=1000)
-    assert page.locator("#requests > li:visible").count() == 1
+    page.locator('[data-path$="=999"]').wait_for(state="hidden", timeout=1000)
+    assert page.locator("#groups [data-path]:visible").count() == 1
 
 
 @pytest.mark.slow
@@ -267,6 +425,22 @@ def test_view_is_for_this_machine_alone_and_ends_with_the_process(service: Servi
     assert re.search(
         r"GET /shelves 200 \d+\.\d ms, 1 statement \d+\.\d ms", service.log.read_text()
     )
+
+
+@pytest.mark.slow
+def test_events_can_be_followed_with_curl(service: Service) -> None:
+    command = ["curl", "--silent", "--no-buffer", f"{service.url}/trace/events"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as curl:
+        assert curl.stdout is not None
+        assert curl.stdout.readline() == "event: pools\n"
+        with service.client() as client:
+            client.get("/shelves?limit=7")
+        for line in curl.stdout:
+            if line.startswith("data: ") and json.loads(line[6:]).get("path") == "/shelves?limit=7":
+                break
+        else:
+            raise AssertionError("the stream ended without the request")
+        curl.terminate()
 
 
 @pytest.mark.slow
