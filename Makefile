@@ -4,8 +4,10 @@ BIN := .venv/bin
 
 .PHONY: run test slow soak fuzz check pins audit
 
-run: .venv/run
-	@trap 'exit 0' INT; TRACE=1 $(BIN)/python -m nutshell --reload
+# DATABASE=postgresql gives it a new PostgreSQL, whose data go when it stops.
+run: .venv/$(if $(DATABASE),dev,run)
+	@$(if $(filter-out postgresql,$(DATABASE)),echo "DATABASE can be postgresql." >&2; exit 2)
+	@trap 'exit 0' INT; TRACE=1 $(if $(DATABASE),$(BIN)/python -m nutshell.tests.postgres) $(BIN)/python -m nutshell --reload
 
 test: .venv/dev
 	$(BIN)/pytest -m "not slow and not soak" --cov

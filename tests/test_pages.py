@@ -34,7 +34,7 @@ VARYING = [
     (re.compile(r"(?m)^((?:down_)?revision = ).*$"), r"\1REVISION"),
     (re.compile(r"\d+\.\d+ ms|(?<=dur=)\d+\.\d+|(?<=in )\d+\.\d+s"), "DURATION"),
 ]
-SERVERS = ("make run", "honcho start web")
+SERVERS = ("make run", "make run DATABASE=postgresql", "honcho start web")
 STARTED = "Application startup complete"
 
 

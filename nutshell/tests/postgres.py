@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -101,6 +102,7 @@ class Postgres:
                 stdout=log,
                 stderr=log,
                 user=self.user,
+                process_group=0,  # Ctrl-C in a terminal is not meant for it
             )
         deadline = time.monotonic() + 30
         while True:
@@ -171,3 +173,24 @@ def wait_for_blocked(postgres: Postgres, database: str, number: int) -> None:
     while postgres.execute(waiting)[0][0] < number:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def main() -> None:
+    """Runs a command with a new PostgreSQL in DATABASE_URL. Its data go when the command ends."""
+    server = Postgres(log_statement="none")
+    try:
+        environment = os.environ | {"DATABASE_URL": server.url().render_as_string(False)}
+        subprocess.run(
+            [sys.executable, "-m", "alembic", "upgrade", "head"], env=environment, check=True
+        )
+        command = subprocess.Popen(sys.argv[1:], env=environment)
+        # Ctrl-C reaches the command too, and it is to end before its database.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, _: command.send_signal(number))
+        sys.exit(command.wait())
+    finally:
+        server.close()
+
+
+if __name__ == "__main__":
+    main()
