@@ -164,23 +164,23 @@ def clear_deadline(connection: Any, record: Any) -> None:
     # A connection that could not be made has no deadline.
     if deadline := record.record_info.pop("deadline", None):
         deadline.cancel()
-        if isinstance(deadline, asyncio.Task) and connection is not None:
-            # The server was asked to cancel, and might cancel the next request's statement.
-            hang_up(connection.driver_connection)
 
 
 def cut(driver: psycopg.AsyncConnection, record: Any) -> None:
-    record.record_info["deadline"] = asyncio.create_task(cancel_and_hang_up(driver))
+    """Leaves the connection: the driver reports that it is lost, and the caller gets a 503.
 
-
-async def cancel_and_hang_up(driver: psycopg.AsyncConnection) -> None:
-    """Asks the server to stop, so that its process does not wait on, and then leaves it.
-
-    The driver reports a cancelled statement or a lost connection, and the caller gets a 503.
+    The server is asked to stop only after that. To a commit that waits for a synchronous standby
+    it would answer that it is done, and the standby would not have it.
     """
+    hang_up(driver)
+    # The loop itself does not keep its tasks.
+    record.record_info["cancel"] = asyncio.create_task(cancel(driver))
+
+
+async def cancel(driver: psycopg.AsyncConnection) -> None:
+    """Ends what the server does for the connection, so that its process does not wait on."""
     with suppress(psycopg.Error, OSError):
         await driver.cancel_safe(timeout=CANCEL)
-    hang_up(driver)
 
 
 def hang_up(driver: psycopg.AsyncConnection) -> None:

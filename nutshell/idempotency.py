@@ -70,7 +70,9 @@ async def run_once(request: Request, handle: Callable[[Request], Awaitable[Respo
     fingerprint = digest(target, await request.body())
     async with database.writer.turn(), database.writer.engine.begin() as connection:
         await lock_key(connection, key)
-        stored = (await connection.execute(select(KEYS).where(KEYS.c.key == key))).one_or_none()
+        # Locking the row makes the commit wait for a synchronous standby, which may not have it yet.
+        query = select(KEYS).where(KEYS.c.key == key).with_for_update()
+        stored = (await connection.execute(query)).one_or_none()
         if stored is not None and stored.created_at > now() - LIFETIME:
             if stored.request != fingerprint:
                 raise HTTPException(422, "This Idempotency-Key was used for another request.")

@@ -1,5 +1,7 @@
 """Beyond one machine: a pooling proxy, a replica for reads, a standby that takes over."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +13,15 @@ import pytest
 
 from nutshell.tests.pgbouncer import PROGRAM, PgBouncer
 from nutshell.tests.postgres import Postgres
-from nutshell.tests.service import BEARER, TOKEN, Service, Variables, as_platforms_write, migrate
+from nutshell.tests.service import (
+    BEARER,
+    TOKEN,
+    Service,
+    Variables,
+    as_platforms_write,
+    children,
+    migrate,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +78,7 @@ def pair() -> Iterator[tuple[Postgres, Postgres]]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     yield primary, standby
+    standby.process.send_signal(signal.SIGCONT)
     standby.close()
     primary.close()
 
@@ -149,3 +160,34 @@ def test_standby_takes_over_and_no_acknowledged_write_is_lost(
     assert {row for _, row in acknowledged} <= stored
     assert set(failures) <= {503}
     assert failures, "the primary was really killed under load"
+
+
+def test_write_that_the_standby_does_not_have_is_not_acknowledged(
+    pair: tuple[Postgres, Postgres],
+) -> None:
+    """A commit that is cancelled while it waits for the standby counts as done on the primary."""
+    primary, standby = pair
+    url = primary.create_database("app")
+    migrate(url)
+    key = {"idempotency-key": "one"}
+    variables: Variables = {"DATABASE_URL": url, "API_TOKEN": TOKEN}
+    with Service(variables) as service, service.client() as client:
+        assert client.post("/books", json={"title": "before"}).status_code == 201
+        frozen = [standby.process.pid, *children(standby.process.pid)]
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            plain = client.post("/books", json={"title": "plain"})
+            first = client.post("/books", json={"title": "keyed"}, headers=key)
+            again = client.post("/books", json={"title": "keyed"}, headers=key)
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+            left = primary.execute(waiting)
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+        assert [r.status_code for r in (plain, first, again)] == [503, 503, 503]
+        assert left == [(0,)], "the server was asked to stop"
+        assert client.post("/books", json={"title": "keyed"}, headers=key).status_code == 201
+        assert "DETAIL:  The transaction has already committed locally" in primary.log.read_text()
+    titles = "SELECT title FROM books ORDER BY id"
+    assert standby.execute(titles, "app") == [("before",), ("plain",), ("keyed",)]
