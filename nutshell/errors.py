@@ -174,9 +174,14 @@ async def database_error(request: Request, exc: DBAPIError) -> Response:
     if is_wrong_schema(exc):
         logger.error("The database's schema differs from the models: is a migration missing?")
         raise exc
-    if isinstance(exc, OperationalError) or exc.connection_invalidated:
+    if isinstance(exc, OperationalError) or exc.connection_invalidated or is_internal(exc):
         return unavailable(exc)
     raise exc
+
+
+def is_internal(exc: DBAPIError) -> bool:
+    """The server's own failure. Citus reports it when it loses a worker at a bad moment."""
+    return getattr(exc.orig, "sqlstate", None) == "XX000"
 
 
 def is_wrong_schema(exc: DBAPIError) -> bool:

@@ -132,6 +132,43 @@ async def test_constraint_of_another_application_conflicts_too(
             await connection.execute(text("DROP TABLE other_app"))
 
 
+LOSE = """
+CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    RAISE 'could not commit transaction for shard 102012 on at least one active node'
+        USING ERRCODE = 'internal_error';
+END $$
+"""
+LOSE_AT = """
+CREATE CONSTRAINT TRIGGER lost AFTER INSERT ON lost DEFERRABLE INITIALLY {}
+    FOR EACH ROW EXECUTE FUNCTION lose()
+"""
+
+
+@pytest.mark.parametrize("moment", ["IMMEDIATE", "DEFERRED"])  # the statement, or COMMIT
+async def test_internal_error_of_the_server_is_unavailable(
+    client: httpx.AsyncClient, extra: FastAPI, pools: Pools, moment: str
+) -> None:
+    """As Citus reports it when it loses a worker."""
+    if pools.writer.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has no such triggers")
+
+    @extra.post("/lost")
+    async def insert(session: SessionDep) -> None:
+        await session.scalar(text("INSERT INTO lost VALUES (1) RETURNING id"))
+        await session.commit()
+
+    async with pools.writer.engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE lost (id INTEGER)"))
+        await connection.execute(text(LOSE))
+        await connection.execute(text(LOSE_AT.format(moment)))
+    try:
+        assert_problem(await client.post("/lost"), 503)
+    finally:
+        async with pools.writer.engine.begin() as connection:
+            await connection.execute(text("DROP TABLE lost"))
+            await connection.execute(text("DROP FUNCTION lose"))
+
+
 async def test_citus_names_the_constraint_of_a_shard_in_the_message_alone() -> None:
     from nutshell.errors import violation
 
