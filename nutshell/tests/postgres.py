@@ -35,6 +35,19 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+# PostgreSQL refuses to run as root.
+USER = "nobody" if os.geteuid() == 0 else None
+
+
+def copy_programs(folder: Path) -> Path:
+    """The wheel's programs. Other users may not read root's folders, so root's are copied."""
+    if USER is None:
+        return SITE_PACKAGES / INSTALLATION / "bin"
+    for part in (INSTALLATION, LIBRARIES):
+        shutil.copytree(SITE_PACKAGES / part, folder / part)
+    return folder / INSTALLATION / "bin"
+
+
 class Postgres:
     """One server on 127.0.0.1, its files in a folder of its own that `close` removes.
 
@@ -48,15 +61,9 @@ class Postgres:
         self.data = self.folder / "data"
         self.log = self.folder / "log"
         self.port = free_port()
-        self.bin = programs or SITE_PACKAGES / INSTALLATION / "bin"
-        self.user: str | None = None
-        if os.geteuid() == 0:
-            # PostgreSQL refuses to run as root, and other users may not read root's folders.
-            self.user = "nobody"
-            if programs is None:
-                for part in (INSTALLATION, LIBRARIES):
-                    shutil.copytree(SITE_PACKAGES / part, self.folder / part)
-                self.bin = self.folder / INSTALLATION / "bin"
+        self.bin = programs or copy_programs(self.folder)
+        self.user = USER
+        if self.user:
             shutil.chown(self.folder, self.user)
         if primary is None:
             self.initialize()

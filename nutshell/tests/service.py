@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from typing import Self
 import httpx
 from sqlalchemy import URL
 
-from nutshell.tests.postgres import free_port
+from nutshell.tests.postgres import Postgres, free_port
 
 ROOT = Path(__file__).parents[2]
 Variables = dict[str, str | URL | int]
@@ -137,7 +137,7 @@ def alembic(
     )
 
 
-def migrate(url: URL, tree: Path | None = None) -> None:
+def migrate(url: URL | str, tree: Path | None = None) -> None:
     done = alembic(url, "upgrade", "head", tree=tree)
     assert done.returncode == 0, done.stderr
 
@@ -147,6 +147,32 @@ def children(pid: int) -> list[int]:
         ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, check=False
     )  # it fails when there are none
     return [int(word) for word in listed.stdout.split()]
+
+
+def freeze(pid: int) -> list[int]:
+    """Stops the process, so that it makes no more children, and then those that it has."""
+    os.kill(pid, signal.SIGSTOP)
+    found = children(pid)
+    for child in found:
+        with suppress(ProcessLookupError):  # it may have ended in the meantime
+            os.kill(child, signal.SIGSTOP)
+    return [pid, *found]
+
+
+def thaw(pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # the first may end the others as soon as it goes on
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def frozen(server: Postgres) -> Iterator[None]:
+    """The server neither answers nor closes a connection until the block ends."""
+    pids = freeze(server.process.pid)
+    try:
+        yield
+    finally:
+        thaw(pids)
 
 
 def workers(pid: int) -> list[int]:

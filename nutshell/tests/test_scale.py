@@ -1,7 +1,5 @@
 """Beyond one machine: a pooling proxy, a replica for reads, a standby that takes over."""
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from nutshell.tests.service import (
     Service,
     Variables,
     as_platforms_write,
-    children,
+    frozen,
     migrate,
 )
 
@@ -78,7 +76,6 @@ def pair() -> Iterator[tuple[Postgres, Postgres]]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     yield primary, standby
-    standby.process.send_signal(signal.SIGCONT)
     standby.close()
     primary.close()
 
@@ -173,18 +170,12 @@ def test_write_that_the_standby_does_not_have_is_not_acknowledged(
     variables: Variables = {"DATABASE_URL": url, "API_TOKEN": TOKEN}
     with Service(variables) as service, service.client() as client:
         assert client.post("/books", json={"title": "before"}).status_code == 201
-        frozen = [standby.process.pid, *children(standby.process.pid)]
-        for pid in frozen:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with frozen(standby):
             plain = client.post("/books", json={"title": "plain"})
             first = client.post("/books", json={"title": "keyed"}, headers=key)
             again = client.post("/books", json={"title": "keyed"}, headers=key)
             waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
             left = primary.execute(waiting)
-        finally:
-            for pid in frozen:
-                os.kill(pid, signal.SIGCONT)
         assert [r.status_code for r in (plain, first, again)] == [503, 503, 503]
         assert left == [(0,)], "the server was asked to stop"
         assert client.post("/books", json={"title": "keyed"}, headers=key).status_code == 201
