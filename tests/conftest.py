@@ -13,6 +13,7 @@ from nutshell.tests.fixtures import MakeSchema, create
 from main import app as service
 from nutshell.app import MIGRATIONS
 from nutshell.settings import settings
+from nutshell.tests.service import ROOT
 
 
 @pytest.fixture
@@ -30,6 +31,12 @@ def make_schema() -> MakeSchema:
             command.upgrade(MIGRATIONS, "head")
 
     return migrate
+
+
+@pytest.fixture(scope="session")
+def distribution() -> str:
+    """What operators run on Citus after the release."""
+    return (ROOT / "docs/citus.sql").read_text()
 
 
 @pytest.fixture

@@ -34,6 +34,12 @@ def make_schema() -> MakeSchema:
     return create_tables
 
 
+@pytest.fixture(scope="session")
+def distribution() -> str:
+    """The same for the library as docs/citus.sql for the service."""
+    return library.DISTRIBUTION
+
+
 @pytest.fixture
 async def shelf(client: httpx.AsyncClient) -> dict[str, Any]:
     return await create(client, "/shelves", label="Top")

@@ -1,5 +1,6 @@
 """What the tests of both floors share. A conftest.py adds the app and its schema."""
 
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
@@ -19,11 +20,16 @@ from nutshell import database
 from nutshell.app import Prober
 from nutshell.engines import Pool, make_engine, make_pools
 from nutshell.settings import settings
+from nutshell.tests.citus import Citus
 from nutshell.tests.postgres import Postgres
 
 MakeSchema = Callable[[URL], None]
+Distribute = Callable[[URL], None]
 
 COUNT = count(1)
+
+# With this in the environment, test_citus.py runs the other tests on a Citus cluster.
+ON_CITUS = "TEST_ON_CITUS"
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +39,21 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    server = Postgres()
+    server = Citus() if ON_CITUS in os.environ else Postgres()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def distribute(request: pytest.FixtureRequest, distribution: str) -> Distribute:
+    """Distributes the tables of a database where the tests run on Citus. Elsewhere it does nothing."""
+
+    def run(url: URL) -> None:
+        if ON_CITUS in os.environ:
+            postgres: Postgres = request.getfixturevalue("postgres")
+            postgres.execute(distribution, str(url.database))
+
+    return run
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -52,6 +70,7 @@ def url(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     make_schema: MakeSchema,
+    distribute: Distribute,
 ) -> URL:
     """The database of most tests, emptied after each."""
     if request.param == "sqlite":
@@ -60,6 +79,7 @@ def url(
         postgres: Postgres = request.getfixturevalue("postgres")
         url = postgres.create_database(f"test_{next(COUNT)}")
     make_schema(url)
+    distribute(url)
     return url
 
 
@@ -178,7 +198,9 @@ class Wire:
         if self.log:
             with self.log.open() as log:
                 log.seek(self.offset)
-                self.seen = re.findall(r"LOG:  (?:statement|execute [^:]*): (.*)", log.read())
+                # Without what a cluster's servers say to each other.
+                lines = re.sub(r"(?m)^\S+ \S+ \S+ \[\d+\] (?i:citus).*\n", "", log.read())
+                self.seen = re.findall(r"LOG:  (?:statement|execute [^:]*): (.*)", lines)
         return [statement for statement in self.seen if not statement.startswith("--")]
 
     def verbs(self) -> list[str]:
