@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, make_url, text
 from nutshell.tests.postgres import Postgres
 
 SECONDS = 4
-WORKERS = [1, 2]
+WORKERS = [1, 2, 4]
 CONNECTIONS = [1, 16, 64, 256]
 OPERATIONS = ["GET one", "POST"]
 FILL_SQLITE = f"""
