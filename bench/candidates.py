@@ -133,11 +133,13 @@ class Running:
 
     def cpu(self) -> float:
         """Seconds of CPU time that all its processes have used."""
-        times = [
-            process.cpu_times()
-            for process in (self.process, *self.process.children(recursive=True))
-        ]
-        return float(sum(spent.user + spent.system for spent in times))
+        return cpu(self.process)
+
+
+def cpu(process: psutil.Process) -> float:
+    """Seconds of CPU time of the process and of its children."""
+    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return float(sum(spent.user + spent.system for spent in times))
 
 
 UVICORN = ("uvicorn", "main:app", "--port", "{port}", "--no-access-log")

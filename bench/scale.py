@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from candidates import OURS
+import psutil
+from candidates import OURS, cpu
 from report import table, versions, write
 from run import FILL, ROWS, Figure, load
 from sqlalchemy import create_engine, make_url, text
@@ -54,6 +55,30 @@ def on_postgresql() -> str:
     return table(["connections", *map(str, CONNECTIONS)], rows)
 
 
+def on_each_side() -> str:
+    """What a request costs the service, and what it costs the database."""
+    server = Postgres(log_statement="none")
+    rows = []
+    try:
+        url = server.create_database("filled")
+        OURS.run("alembic", "upgrade", "head", url=url)
+        server.execute(FILL, "filled")
+        database = psutil.Process(server.process.pid)
+        with OURS.start(url) as running:
+            for operation in ("GET one", "list of 50", "POST", "PATCH"):
+                load(running, operation, f"warm{operation[:2]}", seconds=1)
+                before = cpu(database)
+                figure = load(running, operation, f"side{operation[:2]}", seconds=SECONDS)
+                theirs = (cpu(database) - before) / (figure.rate * SECONDS) * 1e6
+                rows.append(
+                    [operation, f"{figure.rate:,.0f}", f"{figure.cpu:,.0f}", f"{theirs:,.0f}"]
+                )
+    finally:
+        server.close()
+    head = ["one worker, 16 connections", "requests per second", "service, µs", "database, µs"]
+    return table(head, rows)
+
+
 def on_sqlite() -> str:
     """16 readers, first alone and then beside one writer."""
     with TemporaryDirectory() as folder:
@@ -90,6 +115,8 @@ def main() -> None:
         f"{datetime.now(UTC):%Y-%m-%d}, {versions()}; the load and the database share the cores."
         " Requests per second · p99 in ms · answers other than 2xx and broken connections.\n\n"
         + on_postgresql()
+        + "\n"
+        + on_each_side()
         + "\n"
         + on_sqlite(),
     )
