@@ -175,6 +175,7 @@ class Patroni:
         for node in self.nodes:
             node.process.kill()
             node.process.wait(10)
+            thaw(node.frozen)  # what is frozen does not notice that its parent has ended
         for node in self.nodes:
             with suppress(IndexError):
                 node.kill_postgres()
