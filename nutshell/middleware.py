@@ -95,7 +95,7 @@ class Edge:
         finally:
             path = scope["raw_path"][:MAX_PATH].decode("latin-1")  # without the query
             took = (perf_counter() - started) * 1000
-            more = scope.get("trace", "")  # of live.py, when that is on
+            more = scope.get("trace", "")  # of trace.py, when the live view is on
             logger.info("%s %s %d %.1f ms%s", scope["method"], path, status, took, more)
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
