@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import httpx
 import pytest
 from fastapi import Depends, FastAPI
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -211,6 +211,22 @@ async def test_sharing_a_session_is_put_into_words(
     assert "left a transaction open" in warnings()
     await client.post("/commit")
     assert "committed what it had not begun" in warnings()
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+async def test_lost_connection_leaves_no_transaction_open(
+    client: httpx.AsyncClient, app: FastAPI
+) -> None:
+    @app.post("/lost")
+    async def lose_connection(session: SessionDep) -> None:
+        session.add(Shelf(label="Top"))
+        await session.flush()
+        connection = await session.connection()
+        await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    assert (await client.post("/lost")).status_code == 503
+    assert only("transaction")["end"] <= only("session")["end"]
+    assert warnings() == ""
 
 
 async def test_turn_that_does_not_come_in_time_is_no_session(
