@@ -2,6 +2,8 @@
 
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +14,7 @@ import psutil
 from candidates import OURS, cpu
 from report import table, versions, write
 from run import FILL, ROWS, Figure, load
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import URL, create_engine, make_url, text
 
 from nutshell.tests.postgres import Postgres
 
@@ -32,13 +34,21 @@ def cell(figure: Figure) -> str:
     return f"{figure.rate:,.0f} · {figure.p99:.0f} · {figure.refused}"
 
 
-def on_postgresql() -> str:
+@contextmanager
+def filled_server() -> Iterator[tuple[Postgres, URL]]:
     server = Postgres(log_statement="none")
-    rows = []
     try:
         url = server.create_database("filled")
         OURS.run("alembic", "upgrade", "head", url=url)
         server.execute(FILL, "filled")
+        yield server, url
+    finally:
+        server.close()
+
+
+def on_postgresql() -> str:
+    rows = []
+    with filled_server() as (_, url):
         for workers in WORKERS:
             with OURS.start(url, WEB_CONCURRENCY=workers) as running:
                 for operation in OPERATIONS:
@@ -50,31 +60,22 @@ def on_postgresql() -> str:
                         row.append(cell(load(running, operation, prefix, **options)))
                         print(row[0], f"{number} connections", row[-1], flush=True)
                     rows.append(row)
-    finally:
-        server.close()
     return table(["connections", *map(str, CONNECTIONS)], rows)
 
 
 def on_each_side() -> str:
     """What a request costs the service, and what it costs the database."""
-    server = Postgres(log_statement="none")
     rows = []
-    try:
-        url = server.create_database("filled")
-        OURS.run("alembic", "upgrade", "head", url=url)
-        server.execute(FILL, "filled")
+    with filled_server() as (server, url), OURS.start(url) as running:
         database = psutil.Process(server.process.pid)
-        with OURS.start(url) as running:
-            for operation in ("GET one", "list of 50", "POST", "PATCH"):
-                load(running, operation, f"warm{operation[:2]}", seconds=1)
-                before = cpu(database)
-                figure = load(running, operation, f"side{operation[:2]}", seconds=SECONDS)
-                theirs = (cpu(database) - before) / (figure.rate * SECONDS) * 1e6
-                rows.append(
-                    [operation, f"{figure.rate:,.0f}", f"{figure.cpu:,.0f}", f"{theirs:,.0f}"]
-                )
-    finally:
-        server.close()
+        for operation in ("GET one", "list of 50", "POST", "PATCH"):
+            load(running, operation, f"warm{operation[:2]}", seconds=1)
+            before = cpu(database)
+            figure = load(running, operation, f"side{operation[:2]}", seconds=SECONDS)
+            theirs = (cpu(database) - before) / (figure.rate * SECONDS) * 1e6
+            rows.append(
+                [operation, *(f"{each:,.0f}" for each in (figure.rate, figure.cpu, theirs))]
+            )
     head = ["one worker, 16 connections", "requests per second", "service, µs", "database, µs"]
     return table(head, rows)
 
