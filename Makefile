@@ -13,7 +13,7 @@ test: .venv/dev
 	$(BIN)/pytest -m "not slow and not soak" --cov
 
 slow: .venv/dev
-	$(BIN)/pytest -m slow -rPs
+	$(BIN)/pytest -m slow -rfEPs
 
 # SOAK_SECONDS (600) of load, and lists of a million rows.
 soak: .venv/dev
