@@ -1,6 +1,7 @@
 """The tests of the machinery, and what the tests of both floors share."""
 
 import os
+import signal
 import tempfile
 from contextlib import chdir
 from unittest import mock
@@ -13,3 +14,6 @@ with (
     mock.patch.dict(os.environ, clear=True),
 ):
     import nutshell.settings  # noqa: F401
+
+# A shell lets its background jobs ignore Ctrl-C, and what they start would ignore it too.
+signal.signal(signal.SIGINT, signal.default_int_handler)

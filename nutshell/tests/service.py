@@ -256,6 +256,8 @@ class Service:
             except subprocess.TimeoutExpired:
                 self.kill()
                 raise
+        if exc is not None:
+            print(self.log.read_text())  # pytest shows it with the failure
         self.log.unlink()
 
     def kill(self) -> None:
