@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ import httpx
 import psycopg
 from sqlalchemy import URL
 
-from nutshell.tests.postgres import PASSWORD, USER, copy_programs, free_port
+from nutshell.tests.postgres import PASSWORD, USER, copy_programs, free_port, wait_until
 from nutshell.tests.service import as_platforms_write, children, freeze, plain_environment, thaw
 
 TTL = 20  # seconds that a silent leader stays leader: the fewest that Patroni accepts
@@ -179,10 +178,7 @@ class Patroni:
         for node in self.nodes:
             with suppress(IndexError):
                 node.kill_postgres()
-        deadline = time.monotonic() + 10
-        while any(node.postgres() for node in self.nodes):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: not any(node.postgres() for node in self.nodes))
         shutil.rmtree(self.folder)
 
     def members(self) -> list[dict[str, Any]]:
@@ -214,12 +210,11 @@ class Patroni:
         self.wait(lambda: self.leader() not in (None, old), TTL + 10)
 
     def wait(self, condition: Callable[[], bool], timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        while not condition():
-            if time.monotonic() > deadline:
-                logs = [node.log.read_text()[-3000:] for node in self.nodes]
-                raise TimeoutError("\n\n".join([str(self.members()), *logs]))
-            time.sleep(0.1)
+        try:
+            wait_until(condition, timeout)
+        except TimeoutError:
+            logs = [node.log.read_text()[-3000:] for node in self.nodes]
+            raise TimeoutError("\n\n".join([str(self.members()), *logs])) from None
 
     def execute(self, statement: str, database: str = "postgres") -> list[Any]:
         """The rows, if any, of one statement, which the leader carries out."""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +33,15 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 20) -> None:
+    """Raises TimeoutError when the condition does not hold within so many seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.05)
 
 
 # PostgreSQL refuses to run as root.
@@ -176,10 +185,7 @@ def wait_for_blocked(postgres: Postgres, database: str, number: int) -> None:
         "SELECT count(*) FROM pg_stat_activity"
         f" WHERE datname = '{database}' AND wait_event_type = 'Lock'"
     )
-    deadline = time.monotonic() + 10
-    while postgres.execute(waiting)[0][0] < number:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: postgres.execute(waiting)[0][0] >= number)
 
 
 def main() -> None:

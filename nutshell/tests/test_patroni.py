@@ -13,6 +13,7 @@ from nutshell.tests.service import TOKEN, Service, Variables, migrate, workers
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(600),
     pytest.mark.skipif(
         not may_run(), reason="PostgreSQL does not run as root, and others cannot read this Python"
     ),
@@ -44,8 +45,8 @@ def test_another_node_takes_over_and_no_acknowledged_row_is_lost() -> None:
                     time.sleep(2)
                     leader = cluster.leader()
                     assert leader is not None
+                    cluster.wait(partial(load.goes_on, time.monotonic() - 1), 10)
                     began, failed = time.monotonic(), load.failures.total()
-                    assert load.goes_on(since=began - 1)
                     strike(leader)
                     cluster.wait_for_another_leader(leader)
                     cluster.wait(partial(load.goes_on, time.monotonic()), 10)
@@ -59,5 +60,7 @@ def test_another_node_takes_over_and_no_acknowledged_row_is_lost() -> None:
         for name, silence, failed in table:
             print(f"{name:35} {silence:4.1f} s without an acknowledged row, {failed} times 503")
         load.check([title for (title,) in cluster.execute("SELECT title FROM books", "app")])
-    assert load.failures.keys() == {503}
+    # 409: a retry that comes before the server has noticed the end of the first request with the key.
+    assert load.failures[503]
+    assert load.failures.keys() <= {503, 409}
     assert max(silence for _, silence, _ in table) < TTL + 10

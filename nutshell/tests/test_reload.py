@@ -1,12 +1,13 @@
 """`make run`: the service starts anew when its sources change, and applies no migration by itself."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from nutshell.tests.postgres import wait_until
 from nutshell.tests.service import Service, Variables, alembic, copy_library
 
 pytestmark = pytest.mark.slow
@@ -36,13 +37,6 @@ def service(tree: Path) -> Iterator[Service]:
         yield service
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def test_start_says_where_everything_is(service: Service) -> None:
     url = service.url
     words = f"Listening on {url}, documentation {url}/docs, live view {url}/trace"
@@ -61,16 +55,16 @@ def test_sources_are_watched_and_tests_are_not(service: Service, tree: Path) -> 
     for count, name in enumerate(("main.py", "nutshell/paging.py"), 2):
         with (tree / name).open("a") as file:
             file.write("\n")
-        wait_for(lambda count=count: starts() == count)  # type: ignore[misc]
+        wait_until(lambda count=count: starts() == count)  # type: ignore[misc]
 
 
 def test_new_migration_is_announced_and_not_applied(service: Service, tree: Path) -> None:
     assert httpx.get(f"{service.url}/readyz").status_code == 200
     (tree / "migrations/versions/0002_later.py").write_text(LATER)
     words = "The schema is at 0001, but 0002 is needed: run alembic upgrade head."
-    wait_for(lambda: words in service.log.read_text())
+    wait_until(lambda: words in service.log.read_text())
     answer = httpx.get(f"{service.url}/readyz")
     assert (answer.status_code, answer.json()["detail"]) == (503, words)
     done = alembic(f"sqlite:///{tree}/test.db", "upgrade", "head", tree=tree)
     assert done.returncode == 0, done.stderr
-    wait_for(lambda: httpx.get(f"{service.url}/readyz").status_code == 200)
+    wait_until(lambda: httpx.get(f"{service.url}/readyz").status_code == 200)
