@@ -89,9 +89,8 @@ def create_app(title: str, summary: str, **options: Any) -> FastAPI:
         # Operations have the names of their functions, and so have those of generated clients.
         generate_unique_id_function=lambda route: route.name,
         middleware=[Middleware(Edge)],
-        telemetry={
-            "logs": False
-        },  # the log is on stdout; an exception's text may hold callers' data
+        # The log is on stdout. The text of an exception may hold callers' data.
+        telemetry={"logs": False},
         redirect_slashes=False,  # a redirect would go to whatever `Host` the caller names
         docs_url=None,  # see docs.py
         redoc_url=None,
