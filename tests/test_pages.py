@@ -102,7 +102,7 @@ class Newcomer:
         return self.log.read_text().count(STARTED)
 
     def wait_until_up(self, starts: int) -> None:
-        deadline = time.monotonic() + 120  # the first start makes the virtual environment
+        deadline = time.monotonic() + 300  # the first start makes the virtual environment
         while True:
             assert time.monotonic() < deadline, self.log.read_text()
             assert self.service is not None
@@ -170,7 +170,7 @@ class Newcomer:
         return None if printed == "DONE\n" else f"it does not apply:\n{printed}"
 
     def log_lines(self, example: Example) -> str | None:
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 10
         wanted = normal(example.parsed).splitlines()
         while True:
             seen = normal(self.log.read_text()).splitlines()
