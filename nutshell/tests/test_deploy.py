@@ -205,6 +205,26 @@ def test_web_with_workers_shares_one_database(
         assert log.count("Open to callers with the token") == 1
 
 
+SLOW_IMPORT = """
+import multiprocessing, time
+
+if multiprocessing.parent_process():
+    time.sleep(6)
+"""
+
+
+def test_worker_that_starts_slowly_is_not_killed(
+    tree: Path, production: Bin, migrated: URL
+) -> None:
+    """As on a fraction of a core. uvicorn by itself gives a worker five seconds."""
+    with (tree / "nutshell/settings.py").open("a") as file:
+        file.write(SLOW_IMPORT)
+    variables: Variables = {"DATABASE_URL": migrated, "WEB_CONCURRENCY": 2}
+    with Service(variables, tree=tree, bin_folder=production) as service:
+        wait_until(lambda: service.log.read_text().count("startup complete") >= 2)
+        assert "died" not in service.log.read_text()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_web_on_new_sqlite_file_starts(tree: Path, production: Bin, workers: int) -> None:
     with Service({"WEB_CONCURRENCY": workers}, tree=tree, bin_folder=production) as service:
