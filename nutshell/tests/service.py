@@ -226,7 +226,7 @@ class Service:
             )
         self.started = time.monotonic()
 
-    def wait_until_up(self, timeout: float = 20) -> float:
+    def wait_until_up(self, timeout: float = 60) -> float:
         """Seconds from the start of the process to its first answer."""
         while True:
             try:

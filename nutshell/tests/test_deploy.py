@@ -252,7 +252,7 @@ def test_senseless_setting_stops_the_start(
         env=plain_environment(production, PORT=free_port(), **{name: value}),
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 1
@@ -268,7 +268,7 @@ def test_start_without_database_recovers_by_itself(
     url = postgres.create_database(f"late_{port}").set(port=port)
     variables: Variables = {"DATABASE_URL": url, "API_TOKEN": TOKEN}
     with Service(variables, tree=tree, bin_folder=production) as service:
-        assert service.wait_until_up() < 10
+        assert service.wait_until_up() < 20
         with service.client() as client:
             assert client.get("/healthz").status_code == 200
             assert client.get("/readyz").status_code == 503
@@ -361,7 +361,7 @@ def test_read_only_sqlite_file_ends_the_start_with_one_line(
             env=plain_environment(production, PORT=free_port(), **variables),
             capture_output=True,
             text=True,
-            timeout=10,
+            timeout=60,
             check=False,
         )
     finally:
@@ -469,7 +469,7 @@ def test_interrupt_while_the_database_is_migrated_ends_quietly(
             time.sleep(0.02)
         time.sleep(0.5)
         service.process.send_signal(signal.SIGINT)
-        assert service.process.wait(5) == 0
+        assert service.process.wait(20) == 0
         assert "Traceback" not in service.log.read_text()
 
 

@@ -430,7 +430,7 @@ def test_view_is_for_this_machine_alone_and_ends_with_the_process(service: Servi
         service.process.terminate()
         for _ in stream.iter_lines():
             pass
-    assert service.process.wait(5) is not None
+    assert service.process.wait(10) is not None
     assert re.search(
         r"GET /shelves 200 \d+\.\d ms, 1 statement \d+\.\d ms", service.log.read_text()
     )

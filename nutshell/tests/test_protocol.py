@@ -166,7 +166,7 @@ async def test_dripping_head_is_left_too(port: int, monkeypatch: pytest.MonkeyPa
     drip = [b"GET /healthz HTTP/1.1\r\n", *([b"x: y\r\n"] * 100)]
     began = time.monotonic()
     assert_problem(await exchange(port, *drip, pause=0.05), 408)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 3
 
 
 async def test_half_a_head_after_an_answer_is_left_too(
@@ -295,6 +295,6 @@ async def test_stop_waits_for_no_half_request(app: FastAPI) -> None:
         server.should_exit = True
         began = time.monotonic()
         await server.shutdown()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
         for caller in (silent, head, body):
             assert await caller.is_cut()
