@@ -21,7 +21,7 @@ async def queue_up(pool: Pool, *names: str, give_up: int | None = None) -> list[
     served: list[str] = []
 
     async def borrow(name: str) -> None:
-        async with asyncio.timeout(2), pool.turn(), pool.engine.connect():
+        async with asyncio.timeout(20), pool.turn(), pool.engine.connect():
             served.append(name)
             await asyncio.sleep(0)
 
@@ -68,7 +68,7 @@ async def test_request_waits_four_seconds_for_a_connection(
                 assert response.headers["retry-after"] == "1"
             return time.monotonic() - began
 
-    assert 3.9 < await fill(pools.reader, pools.reader.size) < 6
+    assert 3.9 < await fill(pools.reader, pools.reader.size) < 8
     assert (await client.get("/books")).status_code == 200
 
 
@@ -80,7 +80,7 @@ async def test_second_session_of_a_request_waits_no_longer(
     engine = make_engine(url, 1)
     async with engine.connect():
         with pytest.raises(PoolTimeout):
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(10):
                 await engine.connect()
     await engine.dispose()
 
@@ -114,17 +114,19 @@ async def test_statement_is_cancelled_when_a_connection_is_held_too_long(
 ) -> None:
     if pools.reader.engine.dialect.name == "sqlite":
         pytest.skip("SQLite has no server that could freeze")
-    monkeypatch.setattr(engines, "HOLD", 0.3)
+    monkeypatch.setattr(engines, "HOLD", 0.5)
     waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
     pid = text("SELECT pg_backend_pid()")
     async with pools.reader.engine.connect() as connection:
         before = await connection.scalar(pid)
         # On a busy machine it may have hung up before it hears of the cancellation.
         with pytest.raises(DBAPIError, match=r"QueryCanceled|consuming input failed"):
-            await connection.execute(text("SELECT pg_sleep(5)"))
-    async with pools.writer.engine.connect() as connection:
-        await asyncio.sleep(0.2)
-        assert await connection.scalar(waiting) == 0
+            await connection.execute(text("SELECT pg_sleep(20)"))
+    async with asyncio.timeout(10):
+        left = 1
+        while left:
+            async with pools.writer.engine.connect() as connection:
+                left = await connection.scalar(waiting)
     async with pools.reader.engine.connect() as connection:
         # A late cancellation must not hit the next request.
         assert await connection.scalar(pid) != before
@@ -143,11 +145,10 @@ async def test_connections_that_the_server_has_closed_are_not_used(
         assert statuses == [200] * 4 + [201] * 4
         killer = make_engine(pools.reader.engine.url, 1, autocommit=True)
         async with killer.connect() as connection:
-            end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            end = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"  # and waits
             here = "datname = current_database() AND pid <> pg_backend_pid()"
             assert len((await connection.execute(text(f"{end} WHERE {here}"))).all()) >= 2
         await killer.dispose()
-        await asyncio.sleep(0.1)
 
 
 async def test_write_to_a_deleted_file_fails(client: httpx.AsyncClient, pools: Pools) -> None:

@@ -128,7 +128,12 @@ async def test_key_in_flight_conflicts(client: httpx.AsyncClient, pools: Pools) 
         await other.execution_options(isolation_level="READ COMMITTED")
         await other.execute(text("LOCK TABLE books IN EXCLUSIVE MODE"))
         first = asyncio.create_task(client.post("/books", json={"title": "a"}, headers=KEY))
-        await asyncio.sleep(0.3)
+        waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        blocked = 0
+        while not blocked:
+            assert not first.done()
+            async with pools.writer.engine.connect() as connection:
+                blocked = await connection.scalar(waiting) or 0
         assert_problem(await client.post("/books", json={"title": "a"}, headers=KEY), 409)
         assert not first.done()
         await other.rollback()
@@ -185,7 +190,7 @@ async def test_expired_key_that_is_locked_keeps_nobody_waiting(
         await connection.execute(old)
     async with pools.writer.engine.begin() as other:
         await other.execute(select(IdempotencyKey.key).with_for_update())
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             new = {"idempotency-key": "new"}
             response = await client.post("/books", json={"title": "new"}, headers=new)
         assert response.status_code == 201

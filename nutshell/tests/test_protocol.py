@@ -36,7 +36,7 @@ async def serving(app: FastAPI) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     finally:
         server.should_exit = True
         await running
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await server.shutdown()
 
 
@@ -68,7 +68,7 @@ class Caller:
         except ConnectionError:
             pass  # the server has answered, and does not want the rest
 
-    async def answer(self, seconds: float = 5) -> tuple[int, dict[bytes, bytes], bytes]:
+    async def answer(self, seconds: float = 20) -> tuple[int, dict[bytes, bytes], bytes]:
         """The status, the headers and the body of one answer; status 0 when there is none."""
         async with asyncio.timeout(seconds):
             try:
@@ -80,7 +80,7 @@ class Caller:
             body = await self.reader.readexactly(int(headers.get(b"content-length", b"0")))
             return int(first.split()[1]), headers, body
 
-    async def is_cut(self, seconds: float = 5) -> bool:
+    async def is_cut(self, seconds: float = 20) -> bool:
         async with asyncio.timeout(seconds):
             try:
                 return await self.reader.read() == b""
@@ -182,13 +182,13 @@ async def test_half_a_head_after_an_answer_is_left_too(
 
 
 async def test_idle_connection_is_kept(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
     request = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
     async with calling(port) as caller:
         for _ in range(2):
             await caller.send(request)
             assert (await caller.answer())[0] == 200
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.8)
 
 
 async def test_slow_route_is_not_cut(
@@ -196,9 +196,9 @@ async def test_slow_route_is_not_cut(
 ) -> None:
     @extra.get("/slow")
     async def be_slow() -> None:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.8)
 
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
     assert (await exchange(port, b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n"))[0] == 200
 
 
