@@ -68,7 +68,7 @@ class Caller:
         except ConnectionError:
             pass  # the server has answered, and does not want the rest
 
-    async def answer(self, seconds: float = 20) -> tuple[int, dict[bytes, bytes], bytes]:
+    async def answer(self, seconds: float = 5) -> tuple[int, dict[bytes, bytes], bytes]:
         """The status, the headers and the body of one answer; status 0 when there is none."""
         async with asyncio.timeout(seconds):
             try:
@@ -80,7 +80,7 @@ class Caller:
             body = await self.reader.readexactly(int(headers.get(b"content-length", b"0")))
             return int(first.split()[1]), headers, body
 
-    async def is_cut(self, seconds: float = 20) -> bool:
+    async def is_cut(self, seconds: float = 5) -> bool:
         async with asyncio.timeout(seconds):
             try:
                 return await self.reader.read() == b""
