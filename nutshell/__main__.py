@@ -134,8 +134,8 @@ def serve(*, reload: bool) -> None:
         # A router that reuses a connection just as it is closed answers 502: outlast its 90 s.
         timeout_keep_alive=95,
         timeout_graceful_shutdown=20,
-        # A worker that does not answer by then is killed. On a fraction of a core it takes long to
-        # start, and uvicorn's 5 s would kill it again and again.
+        # The supervisor kills a worker that does not answer in time. On a fraction of a core a worker
+        # takes long to start, and uvicorn's own 5 s would kill it again and again.
         timeout_worker_healthcheck=30,
     )
     server = uvicorn.Server(config)

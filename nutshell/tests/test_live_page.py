@@ -106,6 +106,7 @@ def service(tree: Path, empty_url: URL) -> Iterator[Service]:
 def page(service: Service) -> Iterator[Page]:
     """The live view of the service, open and listening."""
     with opened("ERR_CONNECTION_REFUSED") as page:  # once the service has been stopped
+        page.set_default_timeout(10_000)  # ms
         page.goto(f"{service.url}/trace")
         page.locator("#state", has_text="request").wait_for()
         yield page
@@ -391,8 +392,9 @@ def test_a_thousand_requests_drop_no_frame_to_speak_of(page: Page, service: Serv
         f"{len(gaps)} frames, the median {gaps[len(gaps) // 2]:.0f} ms, the longest"
         f" {gaps[-1]:.0f} ms; the page was busy for {share:.0%} of the time"
     )
-    # The frames of a machine that does other work tell nothing of the page. Its CPU time does.
-    assert share < 0.5
+    assert gaps[len(gaps) // 2] < 34  # at 60 frames a second, one is 17 ms
+    # The longest depends on what else the machine does. The CPU time of the page does not.
+    assert share < 0.8
     page.get_by_label("Path contains").fill("offset=998")
     page.locator('[data-path$="=999"]').wait_for(state="hidden")
     assert page.locator("#groups [data-path]:visible").count() == 1
