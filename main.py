@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic import Field
 from sqlalchemy.orm import joinedload
-from sqlmodel import col, select
+from sqlmodel import col
 
 from models import (
     Item,
@@ -36,10 +36,11 @@ from models import (
     UserUpdate,
 )
 from nutshell.app import create_app
+from nutshell.conditional import IfMatchDep
 from nutshell.database import SessionDep
 from nutshell.fields import Id
-from nutshell.paging import Page, as_dicts
-from nutshell.routes import IfMatchDep, ReplyDep
+from nutshell.paging import Page
+from nutshell.routes import ReplyDep
 
 app = create_app(
     "Nutshell",
@@ -54,14 +55,13 @@ app = create_app(
 
 @app.get("/users", response_model=list[UserRead])
 async def list_users(
-    page: Annotated[UserFilter, Query()], session: SessionDep, reply: ReplyDep
+    filters: Annotated[UserFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
     """Lists users. `email` finds the one with that address, whatever its case."""
-    query = page.select(User, UserRead)
-    if page.email is not None:
-        query = query.where(col(User.email) == page.email)
-    await reply.count(page, query, session)
-    return reply.page(page, as_dicts(await session.exec(query)))
+    query = filters.select(User, UserRead)
+    if filters.email is not None:
+        query = query.where(col(User.email) == filters.email)
+    return await reply.page(session, query, filters)
 
 
 @app.post("/users", response_model=UserRead, status_code=201)
@@ -109,15 +109,11 @@ LOCK_POST = {"of": Post}  # lock the post's row, but not its author's
 
 @app.get("/users/{user_id}/posts", response_model=list[PostRead])
 async def list_user_posts(
-    user_id: Id, page: Annotated[Page, Query()], session: SessionDep, reply: ReplyDep
+    user_id: Id, filters: Annotated[Page, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
     """Lists the user's posts in id order."""
-    query = page.select(Post, PostRead).where(col(Post.author_id) == user_id)
-    await reply.count(page, query, session)
-    rows = as_dicts(await session.exec(query))
-    if not rows:
-        await session.get_one(User, user_id)
-    return reply.page(page, rows)
+    query = filters.select(Post, PostRead).where(col(Post.author_id) == user_id)
+    return await reply.page(session, query, filters, parent=(User, user_id))
 
 
 @app.post("/users/{user_id}/posts", response_model=PostReadWithAuthor, status_code=201)
@@ -133,14 +129,13 @@ async def create_post(user_id: Id, data: PostCreate, session: SessionDep, reply:
 
 @app.get("/posts", response_model=list[PostReadWithAuthor])
 async def list_posts(
-    page: Annotated[PostFilter, Query()], session: SessionDep, reply: ReplyDep
+    filters: Annotated[PostFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Post]:
     """Lists posts, each with its author."""
-    query = page.cut(select(Post).options(WITH_AUTHOR), Post)
-    if page.author_id is not None:
-        query = query.where(col(Post.author_id) == page.author_id)
-    await reply.count(page, query, session)
-    return reply.page(page, (await session.exec(query)).all())
+    query = filters.select(Post, PostReadWithAuthor).options(WITH_AUTHOR)
+    if filters.author_id is not None:
+        query = query.where(col(Post.author_id) == filters.author_id)
+    return await reply.page(session, query, filters)
 
 
 @app.get("/posts/{post_id}", response_model=PostReadWithAuthor)
@@ -175,22 +170,21 @@ async def delete_post(post_id: Id, session: SessionDep, if_match: IfMatchDep) ->
 
 @app.get("/todos", response_model=list[TodoRead])
 async def list_todos(
-    page: Annotated[TodoFilter, Query()], session: SessionDep, reply: ReplyDep
+    filters: Annotated[TodoFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
     """Lists todos. `due_before` and `due_after` leave out those without `due_at`."""
-    query = page.select(Todo, TodoRead)
-    if page.owner_id is not None:
-        query = query.where(col(Todo.owner_id) == page.owner_id)
-    if page.done is not None:
-        query = query.where(col(Todo.done) == page.done)
-    if page.due_before is not None:
-        query = query.where(col(Todo.due_at) < page.due_before)
-    if page.due_after is not None:
-        query = query.where(col(Todo.due_at) > page.due_after)
-    if page.q is not None:
-        query = query.where(col(Todo.title).icontains(page.q, autoescape=True))
-    await reply.count(page, query, session)
-    return reply.page(page, as_dicts(await session.exec(query)))
+    query = filters.select(Todo, TodoRead)
+    if filters.owner_id is not None:
+        query = query.where(col(Todo.owner_id) == filters.owner_id)
+    if filters.done is not None:
+        query = query.where(col(Todo.done) == filters.done)
+    if filters.due_before is not None:
+        query = query.where(col(Todo.due_at) < filters.due_before)
+    if filters.due_after is not None:
+        query = query.where(col(Todo.due_at) > filters.due_after)
+    if filters.q is not None:
+        query = query.where(col(Todo.title).icontains(filters.q, autoescape=True))
+    return await reply.page(session, query, filters)
 
 
 @app.post("/todos", response_model=TodoRead, status_code=201)
@@ -235,17 +229,16 @@ async def delete_todo(todo_id: Id, session: SessionDep, if_match: IfMatchDep) ->
 
 @app.get("/items", response_model=list[ItemRead])
 async def list_items(
-    page: Annotated[ItemFilter, Query()], session: SessionDep, reply: ReplyDep
+    filters: Annotated[ItemFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
     """Lists items. `name` is the exact name. `owner_id=null` finds those without an owner."""
-    query = page.select(Item, ItemRead)
-    if page.owner_id is not None:
-        owner_id = None if page.owner_id == "null" else page.owner_id
+    query = filters.select(Item, ItemRead)
+    if filters.owner_id is not None:
+        owner_id = None if filters.owner_id == "null" else filters.owner_id
         query = query.where(col(Item.owner_id) == owner_id)
-    if page.name is not None:
-        query = query.where(col(Item.name) == page.name)
-    await reply.count(page, query, session)
-    return reply.page(page, as_dicts(await session.exec(query)))
+    if filters.name is not None:
+        query = query.where(col(Item.name) == filters.name)
+    return await reply.page(session, query, filters)
 
 
 @app.post("/items", response_model=ItemRead, status_code=201)

@@ -50,6 +50,8 @@ class User(UserBase, table=True):
 
     id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
     created_at: datetime = Field(default_factory=now)
+    # passive_deletes: the database deletes them. SQLAlchemy would load them and take their author away.
+    posts: Mapped[list["Post"]] = Relationship(back_populates="author", passive_deletes="all")
 
 
 class UserCreate(UserBase):
@@ -90,7 +92,7 @@ class Post(PostBase, table=True):
     id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
     author_id: int = Field(foreign_key="users.id", ondelete="CASCADE", sa_type=BIGINT)
     created_at: datetime = Field(default_factory=now)
-    author: Mapped[User] = Relationship()
+    author: Mapped[User] = Relationship(back_populates="posts")
 
 
 class PostCreate(PostBase):

@@ -6,6 +6,7 @@ import select
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import quote
 
@@ -14,11 +15,32 @@ from sqlalchemy import URL, Connection, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from nutshell.guards import follow_change
 
 WAIT = 4  # seconds that a request waits for a connection
 HOLD = 4  # seconds that it may keep one
-CANCEL = 1  # seconds that the server has, after those, to stop what it does for it
+longest_hold: ContextVar[float] = ContextVar(
+    "longest_hold"
+)  # another HOLD, for work after the answer
+CANCEL = 1  # seconds to wait, after those, for the server to cancel the statement
+
+# libpq takes these from the environment alone: `options` are refused by poolers. Without them a
+# connection has the defaults of the server, the database or the role, and psycopg cannot read all of
+# what they write: no day of the year 1 in another time zone, no date in the German style.
+os.environ.update(PGTZ="UTC", PGDATESTYLE="ISO")
+POSTGRESQL = {
+    "client_encoding": "utf8",
+    "connect_timeout": WAIT,
+    # Behind a firewall a connection can be gone without a word. Half a minute of silence, and the
+    # kernel closes it, so that no request has to find out.
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    # Prepared statements break behind proxies that pool by transaction.
+    "prepare_threshold": None,
+}
 
 
 class Pool:
@@ -32,7 +54,7 @@ class Pool:
         self.free = asyncio.Semaphore(size)
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def slot(self) -> AsyncIterator[None]:
         """Lets in as many requests at a time as there are connections.
 
         Raises SQLAlchemy's TimeoutError after four seconds: every connection stayed busy.
@@ -50,6 +72,17 @@ class Pool:
         finally:
             self.free.release()
 
+    async def begin_snapshot(self, session: AsyncSession) -> None:
+        """Begins a transaction in which every statement sees the same moment. It must be the first."""
+        if self.engine.dialect.name == "postgresql":
+            options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            await session.connection(execution_options=options)
+        else:
+            # Any isolation but autocommit makes SQLAlchemy roll back; nothing makes the driver begin.
+            options = {"isolation_level": "SERIALIZABLE"}
+            connection = await session.connection(execution_options=options)
+            await connection.exec_driver_sql("BEGIN")
+
 
 def make_pools(url: URL, size: int, read_url: URL | None = None) -> tuple[Pool, Pool]:
     """Makes the reader and the writer. They connect on first use."""
@@ -58,6 +91,7 @@ def make_pools(url: URL, size: int, read_url: URL | None = None) -> tuple[Pool, 
     # fight for the lock.
     writer_size = 1 if url.get_backend_name() == "sqlite" else size
     writer = make_engine(url, writer_size)
+    event.listen(writer.sync_engine, "before_cursor_execute", follow_change)
     if url.get_backend_name() == "sqlite":
         event.listen(writer.sync_engine, "begin", begin_immediate)
     return Pool(reader, size), Pool(writer, writer_size)
@@ -87,8 +121,7 @@ def make_engine(url: URL, size: int, *, autocommit: bool = False) -> AsyncEngine
         event.listen(engine.sync_engine, "connect", remember_file(url.database))
         event.listen(engine.sync_engine, "checkout", check_file(url.database))
         return engine
-    # Prepared statements break behind proxies that pool by transaction.
-    options["connect_args"] = {"prepare_threshold": None, "connect_timeout": WAIT}
+    options["connect_args"] = POSTGRESQL
     engine = create_async_engine(url, **options)
     event.listen(engine.sync_engine, "checkout", check_connection)
     event.listen(engine.sync_engine, "checkout", set_deadline)
@@ -100,8 +133,8 @@ def make_engine(url: URL, size: int, *, autocommit: bool = False) -> AsyncEngine
 def prepare_sqlite(connection: Any, _: object) -> None:
     for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):  # WAL: see migrations/env.py
         connection.execute(f"PRAGMA {pragma}").close()
-    # SQLite's own lower() knows only ASCII.
-    connection.create_function("lower", 1, lower, deterministic=True)
+    # SQLite's own lower() knows only ASCII, and searches use it to ignore case.
+    connection.create_function("lower", 1, fold_case, deterministic=True)
 
 
 def file_number(path: str | None) -> tuple[int, int] | None:
@@ -129,8 +162,9 @@ def check_file(path: str | None) -> Callable[..., None]:
     return check
 
 
-def lower(text: str | None) -> str | None:
-    return text and text.lower()
+def fold_case(text: str | None) -> str | None:
+    # Python's lower() writes a sigma at the end of a word differently, and so would not find it.
+    return text and text.casefold()
 
 
 def begin_immediate(connection: Connection) -> None:
@@ -156,8 +190,8 @@ def check_connection(connection: Any, _: object, __: object) -> None:
 def set_deadline(connection: Any, record: Any, _: object) -> None:
     # A frozen database never answers, and its driver waits for ever.
     driver = connection.driver_connection
-    loop = asyncio.get_running_loop()
-    record.record_info["deadline"] = loop.call_later(HOLD, cut, driver, record)
+    late = asyncio.get_running_loop().call_later(longest_hold.get(HOLD), cut, driver, record)
+    record.record_info["deadline"] = late
 
 
 def clear_deadline(connection: Any, record: Any) -> None:

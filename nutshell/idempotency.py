@@ -18,7 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import Field, SQLModel
 
 from nutshell import database
+from nutshell.conditional import STREAMS
 from nutshell.fields import now
+from nutshell.guards import CheckSession
 
 logger = logging.getLogger(__name__)
 
@@ -68,18 +70,23 @@ async def run_once(request: Request, handle: Callable[[Request], Awaitable[Respo
     key = read_key(request)
     target = f"{request.method} {request.url.path}?{request.url.query}".encode()
     fingerprint = digest(target, await request.body())
-    async with database.writer.turn(), database.writer.engine.begin() as connection:
+    async with database.writer.slot(), database.writer.engine.begin() as connection:
         await lock_key(connection, key)
         # Locking the row makes the commit wait for a synchronous standby, which may not have it yet.
         query = select(KEYS).where(KEYS.c.key == key).with_for_update()
         stored = (await connection.execute(query)).one_or_none()
-        if stored is not None and stored.created_at > now() - LIFETIME:
+        # A clock that was wrong may have dated it in the future.
+        if stored is not None and abs(now() - stored.created_at) < LIFETIME:
             if stored.request != fingerprint:
                 raise HTTPException(422, "This Idempotency-Key was used for another request.")
             return Response(stored.body, stored.status, stored.headers)
         # The route's commit ends a savepoint. All is kept, or nothing, when this block ends.
-        async with database.make_session(connection) as request.state.session:
-            answer = await handle(request)
+        async with database.make_session(connection) as session:
+            request.scope["nutshell.session"] = session
+            with CheckSession(session, request):
+                answer = await handle(request)
+        if isinstance(answer, STREAMS):
+            raise HTTPException(400, "This answer is a stream: send no Idempotency-Key.")
         if answer.status_code < 400:
             await store(connection, answer, key=key, request=fingerprint)
         return answer
@@ -103,7 +110,7 @@ async def store(connection: AsyncConnection, answer: Response, **claim: Any) -> 
 
 
 def old_keys(limit: int) -> Select[Any]:
-    old = KEYS.c.created_at < now() - LIFETIME
+    old = (KEYS.c.created_at < now() - LIFETIME) | (KEYS.c.created_at > now() + LIFETIME)
     return select(KEYS.c.key).where(old).limit(limit).with_for_update(skip_locked=True)
 
 
@@ -111,7 +118,7 @@ async def purge_old_keys() -> None:
     """Deletes what no POST has deleted, in steps that keep nobody waiting. Each process starts with it."""
     try:
         while True:
-            async with database.writer.turn(), database.writer.engine.begin() as connection:
+            async with database.writer.slot(), database.writer.engine.begin() as connection:
                 done = await connection.execute(delete(KEYS).where(KEYS.c.key.in_(old_keys(MANY))))
             if done.rowcount < MANY:
                 return

@@ -19,7 +19,7 @@ from typing import Any, cast
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
@@ -98,18 +98,18 @@ def watch_pool(name: str, pool: Pool, *, autocommits: bool) -> None:
     """Notes what the pool and its engine do for the request under way."""
     engine = pool.engine.sync_engine
     queue = cast(QueuePool, engine.pool)
-    connect, turn = queue.connect, pool.turn
+    connect, slot = queue.connect, pool.slot
 
     @asynccontextmanager
-    async def timed_turn() -> AsyncIterator[None]:
+    async def timed_slot() -> AsyncIterator[None]:
         if (trace := current.get()) is None:
-            async with turn():
+            async with slot():
                 yield
             return
         session = trace.open("session", text=name)
         wait = trace.open("wait", text=name, failed=True) if pool.free.locked() else None
         try:
-            async with turn():
+            async with slot():
                 if wait is not None:
                     trace.shut(wait)
                     wait.failed = False
@@ -131,7 +131,7 @@ def watch_pool(name: str, pool: Pool, *, autocommits: bool) -> None:
         finally:
             trace.finish()
 
-    pool.turn = timed_turn  # type: ignore[method-assign]
+    pool.slot = timed_slot  # type: ignore[method-assign]
     queue.connect = timed_connect  # type: ignore[method-assign]
 
     def listen(event_name: str, function: Callable[..., None]) -> None:
@@ -155,8 +155,10 @@ def watch_pool(name: str, pool: Pool, *, autocommits: bool) -> None:
             trace.finish()
 
     def mark(kind: str) -> Callable[..., None]:
-        def step(*_: Any) -> None:
-            if trace := current.get():
+        def step(connection: Connection) -> None:
+            # A connection that autocommits has another isolation only while a snapshot lasts.
+            transacts = not autocommits or "isolation_level" in connection.get_execution_options()
+            if transacts and (trace := current.get()):
                 trace.begin(kind)
 
         return step
@@ -175,11 +177,10 @@ def watch_pool(name: str, pool: Pool, *, autocommits: bool) -> None:
     listen("handle_error", failed)
     listen("connect", opened)
     listen("checkin", back)
-    if not autocommits:
-        listen("commit", mark("commit"))
-        listen("rollback", mark("rollback"))
-        if engine.dialect.name != "sqlite":  # there it is a statement: see engines.py
-            listen("begin", mark("begin"))
+    listen("commit", mark("commit"))
+    listen("rollback", mark("rollback"))
+    if engine.dialect.name != "sqlite":  # there it is a statement: see engines.py
+        listen("begin", mark("begin"))
 
 
 def count_session(session: Session, _: Any, connection: Any) -> None:

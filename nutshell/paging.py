@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import sqlalchemy
 from annotated_types import Interval
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
-from sqlmodel import SQLModel
+from sqlmodel import SQLModel, select
 from sqlmodel.sql.expression import Select
 
 from nutshell.fields import DIGITS, MAX_INT, REFUSE_UNKNOWN, Id
@@ -48,12 +48,18 @@ class Page(BaseModel):
         return self.limit if "limit" in self.model_fields_set else max(self.limit, len(self.id))
 
     def select(self, table: type[SQLModel], shown: type[BaseModel]) -> Select[Any]:
-        """Selects this page of a table: only the columns that the schema `shown` shows.
+        """Selects this page of a table, as the schema `shown` shows its rows.
 
-        Columns cost less than objects, and a list changes nothing: bench/results.md.
+        Where that shows columns alone, only these are selected: columns cost less than objects, and a
+        list changes nothing (bench/results.md). Where it shows relations too, say how to load them:
+        `.options(joinedload(…))`.
         """
         columns = table.__table__.c  # type: ignore[attr-defined]
-        return self.cut(Select(*(columns[name] for name in shown.model_fields)), table)
+        names = shown.model_fields
+        query: Any = select(table)
+        if all(name in columns for name in names):
+            query = Select(*(columns[name] for name in names))
+        return self.cut(query, table)
 
     def cut(self, query: Query, table: type[SQLModel]) -> Query:
         """Cuts this page out of a query of the table.
@@ -73,9 +79,3 @@ class Page(BaseModel):
                 by = by.nulls_last() if self.order == "asc" else by.nulls_first()
             query = query.order_by(by)
         return query.offset(self.offset or None).limit(self.size + 1)
-
-
-def as_dicts(found: Any) -> list[dict[str, Any]]:
-    """The rows that a `Page.select` has found, in the form that pydantic reads fastest."""
-    names = tuple(found.keys())
-    return [dict(zip(names, row, strict=True)) for row in found.all()]

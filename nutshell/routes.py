@@ -1,24 +1,30 @@
 """What the routes of every resource do the same way: access, entity tags, keys, and saying so."""
 
-import gzip
 import re
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from hashlib import blake2b
-from typing import Annotated, Any, TypeVar, get_origin
+from typing import Annotated, Any, get_origin
 from urllib.parse import urlencode
 
 from fastapi import Depends, HTTPException, Request, Response
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
-from sqlalchemy import Select, func
-from sqlalchemy.ext.asyncio import AsyncSession
+from pydantic.fields import FieldInfo
+from sqlalchemy import func
+from sqlmodel import SQLModel
+from sqlmodel.ext.asyncio.session import AsyncSession
+from sqlmodel.sql.expression import Select
 
 from nutshell.access import SECURITY_SCHEMES, check_access
+from nutshell.conditional import STREAMS, tag_answer
+from nutshell.database import take_snapshot
 from nutshell.errors import documented
 from nutshell.idempotency import run_once
 from nutshell.paging import Page
 
-Row = TypeVar("Row")
+# A merge patch (RFC 7396) is what our PATCH takes anyway. Other types, such as a JSON Patch, mean something else.
+JSON_TYPES = ("application/json", "application/merge-patch+json")
 
 
 def header(name: str, description: str, **schema: Any) -> dict[str, Any]:
@@ -39,7 +45,12 @@ HEADERS = {
     "DELETE": header("If-Match", "delete the row only while it has this `ETag`, else 412"),
 }
 COUNT = header("Prefer", "`count=exact` asks for `X-Total-Count` (RFC 7240); not with `after`")
-ERRORS = {"GET": (), "POST": (400, 409, 415), "PATCH": (400, 409, 412, 415), "DELETE": (409, 412)}
+ERRORS = {
+    "GET": (),
+    "POST": (400, 409, 415),
+    "PATCH": (400, 409, 412, 415),
+    "DELETE": (400, 409, 412),
+}
 EVERY_ERROR = (401, 403, 413, 422, 500, 503)
 
 
@@ -95,97 +106,62 @@ class ResourceRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        tagged, keyed, with_body = (
-            self.single or self.listing,
-            self.methods == {"POST"},
-            bool(self.body_field),
-        )
+        tagged, keyed = self.single or self.listing, self.methods == {"POST"}
+        with_body = bool(self.body_field)
+        repeatable = list_parameters(self.dependant)
 
         async def handle_resource(request: Request) -> Response:
             check_access(request)  # before the body is read
+            if request.scope["query_string"]:
+                check_repetition(request, repeatable)
             if with_body:
-                check_content_type(request)
+                check_body(request)
             if keyed and "idempotency-key" in request.headers:
                 answer = await run_once(request, handle)
             else:
                 answer = await handle(request)
-            return tag_answer(request, answer) if tagged else answer
+            return (
+                tag_answer(request, answer)
+                if tagged and not isinstance(answer, STREAMS)
+                else answer
+            )
 
         return handle_resource
 
 
-def check_content_type(request: Request) -> None:
-    """Raises 415 for a body that is not declared to be JSON, as curl's `-d` sends it."""
+def list_parameters(dependant: Dependant) -> set[str]:
+    """The parameters of a query that may be given several times."""
+    fields: dict[str, FieldInfo] = {}
+    for one in (dependant, *dependant.dependencies):
+        for field in one.query_params:
+            fields |= getattr(
+                field.field_info.annotation, "model_fields", {field.alias: field.field_info}
+            )
+    return {name for name, field in fields.items() if get_origin(field.annotation) is list}
+
+
+def check_repetition(request: Request, repeatable: set[str]) -> None:
+    """Raises 422 for a parameter that is given twice, of which one value would be ignored."""
+    names = Counter(name for name, _ in request.query_params.multi_items())
+    errors = [
+        {"loc": ("query", name), "msg": "give this once", "type": "repeated"}
+        for name, times in names.items()
+        if times > 1 and name not in repeatable
+    ]
+    if errors:
+        raise RequestValidationError(errors)
+
+
+def check_body(request: Request) -> None:
+    """Raises 415 for a body that is not declared to be JSON, as curl's `-d` sends it, or is encoded."""
     headers = request.headers
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     empty = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
-    if not empty and kind != "application/json" and not kind.endswith("+json"):
+    if not empty and kind not in JSON_TYPES:
         raise HTTPException(415, "Send the header Content-Type: application/json.")
-
-
-def make_tag(body: bytes) -> str:
-    """Makes the entity tag of an answer from the answer itself.
-
-    So it changes whenever the answer does, for whatever reason.
-    """
-    return f'"{blake2b(body, digest_size=12).hexdigest()}"'
-
-
-def lists_tag(header: str, tag: str) -> bool:
-    """Whether a header names this entity tag among others, or is `*`."""
-    return header == "*" or tag in [part.strip() for part in header.split(",")]
-
-
-def tag_answer(request: Request, answer: Response) -> Response:
-    """Sets the `ETag`. A GET whose caller has this very answer gets 304 (RFC 9110, 13.1.2)."""
-    tag = make_tag(bytes(answer.body))
-    if request.method != "GET":
-        answer.headers["ETag"] = tag
-        return answer
-    headers = dict(REVALIDATE)
-    if len(answer.body) >= WORTH_COMPRESSING:
-        headers["Vary"] = "Accept-Encoding"
-        if "gzip" in request.headers.get("accept-encoding", ""):
-            tag = f"{tag[:-1]}{GZIPPED}"  # other bytes have another tag (RFC 9110, 8.8.1)
-    headers["ETag"] = tag
-    known = request.headers.get("if-none-match")
-    if known is not None and lists_tag(known.replace("W/", ""), tag):
-        return Response(status_code=304, headers=headers)
-    if tag.endswith(GZIPPED):
-        answer.body = gzip.compress(answer.body, compresslevel=1)
-        headers |= {"Content-Encoding": "gzip", "Content-Length": str(len(answer.body))}
-    answer.headers.update(headers)
-    return answer
-
-
-# Caches may keep an answer, but must ask whether it still holds. Some guess otherwise.
-REVALIDATE = {"Cache-Control": "no-cache"}
-WORTH_COMPRESSING = 1000  # bytes: a smaller answer fits into one packet as it is
-GZIPPED = '-gzip"'  # how the tag of a compressed answer ends
-
-
-class IfMatch:
-    """The caller's `If-Match`, if any: what the row looked like when they last saw it."""
-
-    def __init__(self, header: str | None) -> None:
-        self.header = header
-
-    def check(self, shown: type[BaseModel], row: object) -> None:
-        """Raises 412 when a GET of the row would no longer show that. Lock the row first.
-
-        `shown` is the schema with which GET answers.
-        """
-        if self.header is not None:
-            answer = shown.model_validate(row, from_attributes=True).model_dump_json()
-            if not lists_tag(self.header.replace(GZIPPED, '"'), make_tag(answer.encode())):
-                raise HTTPException(412, "The row has changed since you read it; read it again.")
-
-
-async def read_if_match(request: Request) -> IfMatch:
-    return IfMatch(request.headers.get("if-match"))
-
-
-IfMatchDep = Annotated[IfMatch, Depends(read_if_match)]
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        plain = {"Accept-Encoding": "identity"}  # RFC 9110, section 12.5.3
+        raise HTTPException(415, "Send the body as it is, without a Content-Encoding.", plain)
 
 
 class Reply:
@@ -202,31 +178,50 @@ class Reply:
         """
         self.response.headers["Location"] = f"{self.request.scope['root_path']}/{path}"
 
-    def page(self, page: Page, rows: Sequence[Row]) -> Sequence[Row]:
-        """Takes off the row beyond the page. If there is one, sets `Link` (RFC 8288)."""
-        if len(rows) <= page.size:
-            return rows
-        rows = rows[: page.size]
-        last: Any = rows[-1]
-        if page.sort == "id":
-            further = ("after", last["id"] if isinstance(last, dict) else last.id)
+    async def page(
+        self,
+        session: AsyncSession,
+        query: Select[Any],
+        filters: Page,
+        parent: tuple[type[SQLModel], int] | None = None,
+    ) -> Sequence[Any]:
+        """Fetches the page that `filters.select` has begun. Sets `Link` if there is a further one (RFC 8288).
+
+        For callers who sent `Prefer: count=exact` (RFC 7240), it also sets `X-Total-Count`, from the same
+        moment as the page. With a `parent`, such as `(Shelf, shelf_id)`, an empty page is a 404 if there is
+        no such parent.
+        """
+        counted = self.wants_count() and not filters.after
+        if counted:
+            await take_snapshot(session)
+        rows = (await session.exec(query)).all()
+        if not rows and parent is not None:
+            await session.get_one(*parent)
+            # It has only told an empty list from a 404, so it need not see the same moment.
+            session.info["record"].statements -= 1
+        if counted:
+            whole = query.order_by(None).offset(None).limit(None)
+            count = whole.with_only_columns(func.count(), maintain_column_froms=True)
+            self.response.headers["X-Total-Count"] = str(await session.scalar(count))
+            self.response.headers["Preference-Applied"] = "count=exact"
+        if len(rows) > filters.size:
+            rows = rows[: filters.size]
+            self.link_next(filters, rows[-1])
+        return rows
+
+    def wants_count(self) -> bool:
+        prefer = ",".join(self.request.headers.getlist("prefer"))
+        return bool(prefer) and "count=exact" in re.split("[ ,;]+", prefer)
+
+    def link_next(self, filters: Page, last: Any) -> None:
+        if filters.sort == "id":
+            further = ("after", last.id)
         else:
-            further = ("offset", page.offset + page.size)
+            further = ("offset", filters.offset + filters.size)
         asked = self.request.query_params.multi_items()
         parameters = [pair for pair in asked if pair[0] not in ("after", "offset")] + [further]
         path = self.request.scope["raw_path"].decode("ascii")
         self.response.headers["Link"] = f'<{path}?{urlencode(parameters)}>; rel="next"'
-        return rows
-
-    async def count(self, page: Page, query: Select[Any], session: AsyncSession) -> None:
-        """Sets `X-Total-Count` for callers who prefer to know how many rows all pages have."""
-        prefer = self.request.headers.get("prefer")
-        if prefer is None or "count=exact" not in re.split("[ ,;]+", prefer) or page.after:
-            return
-        counted = query.with_only_columns(func.count(), maintain_column_froms=True)
-        total = await session.scalar(counted.order_by(None).offset(None).limit(None))
-        self.response.headers["X-Total-Count"] = str(total)
-        self.response.headers["Preference-Applied"] = "count=exact"
 
 
 async def get_reply(request: Request, response: Response) -> Reply:

@@ -145,9 +145,6 @@ class Trace:
     def noticed(self) -> Iterator[str]:
         """What a newcomer should see, in words."""
         commits, rollbacks = self.of("commit"), self.of("rollback")
-        writes = self.method not in database.SAFE_METHODS | {"OPTIONS"}
-        if writes and self.status < 400 and not commits:
-            yield "It ended without COMMIT: nothing was kept."
         if len(commits) > 1:
             yield (
                 f"It has {len(commits)} COMMITs: when it fails between them, half of it is kept."

@@ -294,6 +294,37 @@ async def test_change_of_a_row_is_conditional_locked_and_committed(
         assert_problem(await client.get(url), 404)
 
 
+# Every reference
+
+REFERENCES = [
+    (table.__tablename__, key.parent.name, key.column.table.name, key.ondelete)
+    for table in tables_of_models()
+    for key in sorted(table.__table__.foreign_keys, key=lambda key: key.parent.name)
+]
+
+
+@pytest.mark.parametrize(("child", "column", "parent", "on_delete"), REFERENCES)
+async def test_deleting_a_parent_does_to_its_children_what_the_reference_says(
+    client: httpx.AsyncClient, child: str, column: str, parent: str, on_delete: str | None
+) -> None:
+    """A relationship without `passive_deletes="all"` would take the parent away before."""
+    if f"/{child}" not in ROWS or "DELETE" not in methods_of(f"/{parent}"):
+        pytest.skip("the API shows no such row, or deletes no such parent")
+    row = await ROWS[f"/{child}"](client, 1)
+    path = f"/{child}/{row['id']}"
+    if row[column] is None:
+        row[column] = (await ROWS[f"/{parent}"](client, 2))["id"]
+        assert (await client.patch(path, json={column: row[column]})).status_code == 200
+    deleted = await client.delete(f"/{parent}/{row[column]}")
+    left = await client.get(path)
+    if on_delete == "CASCADE":
+        assert (deleted.status_code, left.status_code) == (204, 404)
+    elif on_delete == "SET NULL":
+        assert (deleted.status_code, left.json()[column]) == (204, None)
+    else:
+        assert (deleted.status_code, left.json()[column]) == (409, row[column])
+
+
 # Every table
 
 

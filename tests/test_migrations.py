@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,24 @@ def test_failing_migration_leaves_nothing(
     (tmp_path / "migrations/versions/9999.py").unlink()
     command.upgrade(config, "head")
     assert revision(empty_url) == "9998"
+
+
+def test_printed_migrations_make_the_same_schema(empty_url: URL, postgres: Postgres) -> None:
+    """`--sql` is for whoever may not migrate themselves. It asks no database."""
+    away = "sqlite:////nowhere/nutshell.db"
+    if empty_url.get_backend_name() == "postgresql":
+        away = "postgresql://nobody:nothing@127.0.0.1:1/nowhere"
+    printed = alembic(away, "upgrade", "head", "--sql", tree=checkout())
+    assert printed.returncode == 0, printed.stderr
+    if empty_url.get_backend_name() == "sqlite":
+        connection = sqlite3.connect(str(empty_url.database))
+        connection.executescript(printed.stdout)
+        connection.close()
+    else:
+        postgres.execute(printed.stdout, str(empty_url.database))
+    assert revision(empty_url) == HEAD
+    done = alembic(empty_url, "check", tree=checkout())
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 async def test_four_upgrades_at_once_all_succeed(empty_url: URL) -> None:

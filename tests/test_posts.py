@@ -81,6 +81,16 @@ async def test_list_user_posts_answers_only_theirs(
     assert (await client.get(f"/users/{user['id']}/posts")).json() == [first, second]
 
 
+async def test_list_user_posts_takes_one_statement(
+    client: httpx.AsyncClient, user: dict[str, Any], wire: Wire
+) -> None:
+    await create(client, f"/users/{user['id']}/posts", **POST)
+    await client.get("/posts")  # opens the connection
+    wire.clear()
+    await client.get(f"/users/{user['id']}/posts")
+    assert wire.verbs() == ["SELECT"]
+
+
 async def test_list_user_posts_without_any_is_empty(
     client: httpx.AsyncClient, user: dict[str, Any]
 ) -> None:

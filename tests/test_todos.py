@@ -104,6 +104,8 @@ async def test_list_todos_filters(client: httpx.AsyncClient, user: dict[str, Any
     assert await found(due_after="2030-01-01T00:00:00+14:00") == [2, 3]
     assert await found(q="buy") == [0, 1]
     assert await found(q="étude") == [2]
+    rows.append(await create(client, "/todos", title="ΟΔΟΣΗΜΑ", owner_id=rob))
+    assert await found(q="ΟΔΟΣ") == [4]
     assert await found(q="0%") == [3]
     assert await found(q="_") == [3]
     assert await found(q="\\") == []

@@ -19,6 +19,7 @@ from nutshell import app as service
 from nutshell import database
 from nutshell.app import Prober
 from nutshell.engines import Pool, make_engine, make_pools
+from nutshell.guards import TORN
 from nutshell.settings import settings
 from nutshell.tests.citus import Citus
 from nutshell.tests.postgres import Postgres
@@ -140,10 +141,15 @@ async def session(url: URL, pools: Pools) -> AsyncIterator[AsyncSession]:
 
 
 @pytest.fixture
-async def client(wire: "Wire", app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+async def client(
+    wire: "Wire", app: FastAPI, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Calls the app. A GET of several statements without a snapshot fails the test."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield client
+    torn = [record.getMessage() for record in caplog.get_records("call") if record.msg == TORN]
+    assert not torn or request.node.get_closest_marker("torn"), torn
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from pydantic import BaseModel
 from pydantic import Field as BodyField
 from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, joinedload
-from sqlmodel import Field, Relationship, SQLModel, col, select
+from sqlmodel import Field, Relationship, SQLModel, col
 
 from nutshell.app import create_app
+from nutshell.conditional import IfMatchDep
 from nutshell.database import SessionDep
 from nutshell.fields import (
     BIGINT,
@@ -33,8 +34,8 @@ from nutshell.fields import (
     example,
 )
 from nutshell.idempotency import KEYS
-from nutshell.paging import Page, as_dicts
-from nutshell.routes import IfMatchDep, ReplyDep
+from nutshell.paging import Page
+from nutshell.routes import ReplyDep
 
 Label = Annotated[Text, MinLen(1), MaxLen(100)]
 LongText = Annotated[Text | None, MaxLen(10_000)]
@@ -157,13 +158,12 @@ app = create_app("Library", summary="For the tests.")
 
 @app.get("/shelves", response_model=list[ShelfRead])
 async def list_shelves(
-    page: Annotated[ShelfFilter, Query()], session: SessionDep, reply: ReplyDep
+    filters: Annotated[ShelfFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
-    query = page.select(Shelf, ShelfRead)
-    if page.width is not None:
-        query = query.where(col(Shelf.width) == page.width)
-    await reply.count(page, query, session)
-    return reply.page(page, as_dicts(await session.exec(query)))
+    query = filters.select(Shelf, ShelfRead)
+    if filters.width is not None:
+        query = query.where(col(Shelf.width) == filters.width)
+    return await reply.page(session, query, filters)
 
 
 @app.post("/shelves", response_model=ShelfRead, status_code=201)
@@ -201,15 +201,14 @@ async def delete_shelf(shelf_id: Id, session: SessionDep, if_match: IfMatchDep) 
 
 @app.get("/books", response_model=list[BookReadWithShelf])
 async def list_books(
-    page: Annotated[BookFilter, Query()], session: SessionDep, reply: ReplyDep
+    filters: Annotated[BookFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Book]:
-    query = page.cut(select(Book).options(WITH_SHELF), Book)
-    if page.title is not None:
-        query = query.where(col(Book.title) == page.title)
-    if page.shelf_id is not None:
-        query = query.where(col(Book.shelf_id) == page.shelf_id)
-    await reply.count(page, query, session)
-    return reply.page(page, (await session.exec(query)).all())
+    query = filters.select(Book, BookReadWithShelf).options(WITH_SHELF)
+    if filters.title is not None:
+        query = query.where(col(Book.title) == filters.title)
+    if filters.shelf_id is not None:
+        query = query.where(col(Book.shelf_id) == filters.shelf_id)
+    return await reply.page(session, query, filters)
 
 
 @app.post("/books", response_model=BookRead, status_code=201)

@@ -21,12 +21,12 @@ async def queue_up(pool: Pool, *names: str, give_up: int | None = None) -> list[
     served: list[str] = []
 
     async def borrow(name: str) -> None:
-        async with asyncio.timeout(20), pool.turn(), pool.engine.connect():
+        async with asyncio.timeout(20), pool.slot(), pool.engine.connect():
             served.append(name)
             await asyncio.sleep(0)
 
     waiting = []
-    async with pool.turn(), pool.engine.connect():
+    async with pool.slot(), pool.engine.connect():
         for name in names:
             waiting.append(asyncio.create_task(borrow(name)))
             await asyncio.sleep(0.01)
@@ -58,7 +58,7 @@ async def test_request_waits_four_seconds_for_a_connection(
     client: httpx.AsyncClient, pools: Pools
 ) -> None:
     async def fill(pool: Pool, number: int) -> float:
-        async with pool.turn():
+        async with pool.slot():
             if number > 1:
                 return await fill(pool, number - 1)
             began = time.monotonic()

@@ -14,13 +14,14 @@ from fastapi import Depends, FastAPI
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
+from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from nutshell.tests import library
 from nutshell.tests.fixtures import Pools, create
 from nutshell import database, engines, live
 from nutshell.app import create_app
-from nutshell.database import SessionDep
+from nutshell.database import SessionDep, SnapshotDep
 from nutshell.settings import settings
 from nutshell.tests.library import Book, Shelf
 
@@ -137,12 +138,8 @@ async def test_failure_comes_with_its_exception(client: httpx.AsyncClient, app: 
     assert newest()["log"] == []
 
 
+@pytest.mark.torn
 async def test_mistakes_are_put_into_words(client: httpx.AsyncClient, app: FastAPI) -> None:
-    @app.post("/forgetful")
-    async def forget_commit(session: SessionDep) -> None:
-        session.add(Book(title="forgotten"))
-        await session.flush()
-
     @app.post("/by-halves")
     async def commit_by_halves(session: SessionDep) -> None:
         for title in ("one", "two"):
@@ -165,7 +162,6 @@ async def test_mistakes_are_put_into_words(client: httpx.AsyncClient, app: FastA
             await other.get(Shelf, 1)
 
     for method, path, words in [
-        ("POST", "/forgetful", "nothing was kept"),
         ("POST", "/by-halves", "2 COMMITs"),
         ("GET", "/one-by-one", "ran 5 times (N+1), from nutshell/tests/test_live.py:"),
         ("GET", "/outliving", "outlived its response"),
@@ -179,6 +175,35 @@ async def test_mistakes_are_put_into_words(client: httpx.AsyncClient, app: FastA
     ]
     await client.get("/books")
     assert warnings() == ""
+
+
+@pytest.mark.torn
+async def test_forgotten_commit_and_torn_read_are_put_into_words(
+    client: httpx.AsyncClient, app: FastAPI
+) -> None:
+    @app.post("/forgetful")
+    async def forget_commit(session: SessionDep) -> None:
+        session.add(Book(title="forgotten"))
+        await session.flush()
+
+    @app.get("/torn")
+    async def read_twice(session: SessionDep) -> None:
+        for _ in range(2):
+            await session.exec(select(Book))
+
+    @app.get("/whole")
+    async def read_one_moment(session: SnapshotDep) -> None:
+        for _ in range(2):
+            await session.exec(select(Book))
+
+    await client.post("/forgetful")
+    assert "POST /forgetful changed something and did not commit it" in newest()["log"][0]
+    await client.get("/torn")
+    assert "GET /torn sent 2 statements" in newest()["log"][0]
+    await client.get("/whole")
+    assert newest()["log"] == []
+    kinds = [span["kind"] for span in newest()["spans"]]
+    assert kinds == ["session", "connect", "transaction", "begin", "sql", "sql", "rollback", "sent"]
 
 
 async def test_half_kept_is_put_into_words(client: httpx.AsyncClient, app: FastAPI) -> None:

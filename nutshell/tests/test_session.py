@@ -2,13 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
-from sqlmodel import select
+from sqlmodel import select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 from starlette.types import Message, Receive, Scope, Send
 
@@ -16,7 +16,7 @@ from nutshell.tests.fixtures import Pools, Wire, assert_problem, create
 from nutshell import database
 from nutshell.database import SessionDep
 from nutshell.fields import Id
-from nutshell.tests.library import Book, Shelf
+from nutshell.tests.library import Book, Shelf, ShelfRead
 
 ABSENT = 2**53 - 1
 
@@ -83,20 +83,131 @@ async def test_route_that_raises_after_flush_leaves_nothing(
     assert pools.checked_out() == 0
 
 
-@pytest.mark.parametrize("headers", [{}, {"idempotency-key": "one"}])
-async def test_route_that_forgets_commit_stores_nothing(
-    client: httpx.AsyncClient, session: AsyncSession, extra: FastAPI, headers: dict[str, str]
-) -> None:
-    @extra.post("/forget")
-    async def add_without_commit(session: SessionDep) -> int:
-        book = Book(title="Lost")
-        session.add(book)
-        await session.flush()
-        assert book.id is not None
-        return book.id
+async def add(session: AsyncSession) -> None:
+    session.add(Book(title="Lost"))
 
-    assert (await client.post("/forget", headers=headers)).status_code == 200
-    assert (await session.exec(select(Book))).all() == []
+
+async def flush(session: AsyncSession) -> None:
+    session.add(Book(title="Lost"))
+    await session.flush()
+
+
+async def change(session: AsyncSession) -> None:
+    (await session.exec(select(Book))).one().title = "Lost"
+
+
+async def delete(session: AsyncSession) -> None:
+    await session.delete((await session.exec(select(Book))).one())
+
+
+async def execute(session: AsyncSession) -> None:
+    await session.exec(update(Book).values(title="Lost"))
+
+
+async def execute_text(session: AsyncSession) -> None:
+    await session.exec(text("  DELETE FROM books"))  # type: ignore[call-overload]
+
+
+async def execute_past_the_session(session: AsyncSession) -> None:
+    connection = await session.connection()
+    await connection.execute(text("INSERT INTO books (title) VALUES ('Lost')"))
+
+
+async def commit_too_early(session: AsyncSession) -> None:
+    await session.commit()
+    await flush(session)
+
+
+async def commit_a_savepoint_only(session: AsyncSession) -> None:
+    async with session.begin_nested():
+        session.add(Book(title="Lost"))
+
+
+FORGETFUL = [
+    add,
+    flush,
+    change,
+    delete,
+    execute,
+    execute_text,
+    execute_past_the_session,
+    commit_too_early,
+    commit_a_savepoint_only,
+]
+
+
+@pytest.mark.parametrize("headers", [{}, {"idempotency-key": "one"}], ids=["plain", "keyed"])
+@pytest.mark.parametrize("forget", FORGETFUL)
+async def test_route_that_forgets_commit_fails_and_is_named(
+    client: httpx.AsyncClient,
+    session: AsyncSession,
+    extra: FastAPI,
+    caplog: pytest.LogCaptureFixture,
+    pools: Pools,
+    forget: Callable[[AsyncSession], Awaitable[None]],
+    headers: dict[str, str],
+) -> None:
+    book = await create(client, "/books", title="Notes")
+
+    @extra.post("/forget/{number}")
+    async def forget_commit(number: int, session: SessionDep) -> int:
+        await forget(session)
+        return number
+
+    for _ in range(2):  # a repetition is not answered from its key
+        assert_problem(await client.post("/forget/1", headers=headers), 500)
+    assert [row.model_dump() for row in await session.exec(select(Book))] == [book]
+    assert "POST /forget/{number} changed something and did not commit it" in caplog.text
+    assert pools.checked_out() == 0
+
+
+@pytest.mark.parametrize("headers", [{}, {"idempotency-key": "one"}], ids=["plain", "keyed"])
+async def test_route_that_only_reads_or_rolls_back_needs_no_commit(
+    client: httpx.AsyncClient, extra: FastAPI, headers: dict[str, str]
+) -> None:
+    await create(client, "/books", title="Notes")
+
+    @extra.post("/read")
+    async def read_only(session: SessionDep) -> str:
+        book = (await session.exec(select(Book).with_for_update())).one()
+        book.title = "Notes"  # which it is already
+        return book.title
+
+    @extra.post("/roll-back")
+    async def roll_back(session: SessionDep) -> None:
+        session.add(Book(title="Lost"))
+        await session.flush()
+        await session.rollback()
+
+    @extra.post("/commit-and-read")
+    async def commit_and_read(session: SessionDep) -> int:
+        session.add(Book(title="Sketches"))
+        await session.commit()
+        return len((await session.exec(select(Book))).all())
+
+    for path in ("/read", "/roll-back", "/commit-and-read"):
+        key = dict.fromkeys(headers, path)
+        assert (await client.post(path, headers=key)).status_code == 200
+    assert len((await client.get("/books")).json()) == 2
+
+
+async def test_failure_after_a_commit_is_named(
+    client: httpx.AsyncClient, extra: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    @extra.post("/unfit", response_model=ShelfRead)
+    async def answer_unfit(session: SessionDep) -> dict[str, str]:
+        session.add(Shelf(label="Top"))
+        await session.commit()
+        return {"label": "Top"}
+
+    assert_problem(await client.post("/unfit"), 500)
+    assert "POST /unfit failed after its commit: its changes are stored." in caplog.text
+    assert len((await client.get("/shelves")).json()) == 1
+    caplog.clear()
+    assert_problem(
+        await client.post("/unfit", headers={"idempotency-key": "1"}), 409, ("body", "label")
+    )
+    assert "stored" not in caplog.text
 
 
 async def test_read_route_that_flushes_fails_and_stores_nothing(

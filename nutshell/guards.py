@@ -1,0 +1,111 @@
+"""Breaking the session pattern is an error, or a warning in the log, and never a silence."""
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
+from sqlmodel.ext.asyncio.session import AsyncSession
+from starlette.exceptions import HTTPException
+
+logger = logging.getLogger(__name__)
+
+# A statement that changes rows, or has a part that does. `FOR UPDATE` is none.
+CHANGE = re.compile(r"(?:^|[(;])\s*(?:INSERT|UPDATE|DELETE|MERGE|REPLACE\s+INTO)\b", re.IGNORECASE)
+
+TORN = "%s sent %d statements, and each saw a moment of its own: take a SnapshotDep."
+
+
+@dataclass
+class Record:
+    """What a session has done. It is in the `info` of the session."""
+
+    safe: bool  # it serves GET or HEAD, in autocommit
+    snapshot: bool = False
+    statements: int = 0
+    uncommitted: bool = False  # the transaction under way has changed something
+    committed: bool = False
+
+
+class ForgottenCommitError(RuntimeError):
+    """A route, or a background session, has changed something and has not committed it."""
+
+
+class CheckSession:
+    """Checks, when its block ends, what was done with the session: by the request, or in the background.
+
+    Raises ForgottenCommitError. Logs a warning for several statements without a snapshot, and an error
+    for a failure after a commit.
+    """
+
+    def __init__(self, session: AsyncSession, request: Request | None = None) -> None:
+        self.session = session
+        self.request = request
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        record: Record = self.session.info["record"]
+        if error is not None:
+            if record.committed and not isinstance(error, HTTPException):
+                logger.error("%s failed after its commit: its changes are stored.", self)
+        elif record.safe:
+            if record.statements > 1 and not record.snapshot:
+                logger.warning(TORN, self, record.statements)
+        elif has_changes(self.session) or (record.uncommitted and self.session.in_transaction()):
+            raise ForgottenCommitError(
+                f"{self} changed something and did not commit it: call session.commit() at the end."
+            )
+
+    def __str__(self) -> str:
+        if self.request is None:
+            return "A background session"
+        return f"{self.request.method} {self.request.scope['route'].path}"
+
+
+def has_changes(session: AsyncSession) -> bool:
+    """Whether something waits to be flushed."""
+    changed = any(session.is_modified(row) for row in session.dirty)
+    return bool(changed or session.new or session.deleted)
+
+
+@event.listens_for(Session, "before_flush")
+def refuse_write(session: Session, *_: Any) -> None:
+    # In autocommit a write would stay, even if the route failed later.
+    if "record" in session.info and session.info["record"].safe:
+        raise RuntimeError("A route of a safe method (GET, HEAD) must not write.")
+
+
+@event.listens_for(Session, "do_orm_execute")
+def count_statement(state: ORMExecuteState) -> None:
+    if record := state.session.info.get("record"):
+        record.statements += 1
+
+
+@event.listens_for(Session, "after_begin")
+def follow_transaction(
+    session: Session, transaction: SessionTransaction, connection: Connection
+) -> None:
+    record = session.info.get("record")
+    if record is not None and not (record.safe or transaction.nested):
+        record.uncommitted = False
+        connection.info["record"] = record
+
+
+def follow_change(connection: Connection, cursor: object, statement: str, *_: object) -> None:
+    """Sees what is sent to the writer, also past the session: by `session.connection()`."""
+    record = connection.info.get("record")
+    if record is not None and CHANGE.search(statement):
+        record.uncommitted = True
+
+
+@event.listens_for(Session, "after_commit")
+def follow_commit(session: Session) -> None:
+    record = session.info.get("record")
+    # On a connection that is in a transaction already, this has released a savepoint.
+    if record is not None and not session.in_nested_transaction():
+        record.committed = isinstance(session.bind, Engine)

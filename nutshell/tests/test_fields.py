@@ -1,0 +1,243 @@
+"""What a schema accepts is stored and shown, and the same by POST, GET, list and PATCH."""
+
+import json
+import os
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, date, datetime, timedelta, timezone
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Query
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from sqlalchemy import URL, create_engine
+from sqlmodel import Field, SQLModel
+
+from nutshell.tests.fixtures import Pools, assert_problem
+from nutshell.database import SessionDep
+from nutshell.fields import (
+    BIGINT,
+    LEFT_OUT,
+    MAX_INT,
+    NEVER_REUSE_IDS,
+    REFUSE_UNKNOWN,
+    Day,
+    Email,
+    Flag,
+    Id,
+    Instant,
+    Reference,
+    Text,
+    Update,
+    Whole,
+)
+from nutshell.paging import Page
+from nutshell.routes import ReplyDep
+from nutshell.tests.postgres import Postgres
+
+PLAIN = {"accept-encoding": "identity"}
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
+
+
+class SampleBase(SQLModel):
+    """A field of each type."""
+
+    text: Text | None = None
+    whole: Whole | None = Field(default=None, sa_type=BIGINT)
+    reference: Reference | None = Field(default=None, sa_type=BIGINT)
+    flag: Flag | None = None
+    email: Email | None = None
+    day: Day | None = None
+    instant: Instant | None = None
+
+
+class Sample(SampleBase, table=True):
+    __tablename__ = "samples"
+    __table_args__ = NEVER_REUSE_IDS
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
+
+
+class SampleCreate(SampleBase):
+    model_config = REFUSE_UNKNOWN
+
+
+class SampleRead(BaseModel):
+    id: int
+    text: str | None
+    whole: int | None
+    reference: int | None
+    flag: bool | None
+    email: str | None
+    day: date | None
+    instant: datetime | None
+
+
+class SampleUpdate(Update):
+    text: Text | None = None
+    whole: Whole | None = None
+    reference: Reference | None = None
+    flag: Flag | None = None
+    email: Email | None = None
+    day: Day | None = None
+    instant: Instant | None = LEFT_OUT
+
+
+@pytest.fixture
+async def samples(url: URL, extra: FastAPI, pools: Pools) -> AsyncIterator[str]:
+    """The path of a resource with a field of each type."""
+    engine = create_engine(url)
+    SQLModel.metadata.create_all(engine, tables=[SQLModel.metadata.tables["samples"]])
+
+    @extra.get("/samples", response_model=list[SampleRead])
+    async def list_samples(
+        filters: Annotated[Page, Query()], session: SessionDep, reply: ReplyDep
+    ) -> Sequence[Any]:
+        return await reply.page(session, filters.select(Sample, SampleRead), filters)
+
+    @extra.post("/samples", response_model=SampleRead, status_code=201)
+    async def create_sample(data: SampleCreate, session: SessionDep) -> Sample:
+        sample = Sample(**data.model_dump())
+        session.add(sample)
+        await session.commit()
+        return sample
+
+    @extra.get("/samples/{sample_id}", response_model=SampleRead)
+    async def read_sample(sample_id: Id, session: SessionDep) -> Sample:
+        return await session.get_one(Sample, sample_id)
+
+    @extra.patch("/samples/{sample_id}", response_model=SampleRead)
+    async def update_sample(sample_id: Id, data: SampleUpdate, session: SessionDep) -> Sample:
+        sample = await session.get_one(Sample, sample_id, with_for_update=True)
+        sample.sqlmodel_update(data.changes(sample))
+        await session.commit()
+        return sample
+
+    yield "/samples"
+    await pools.dispose()
+    SQLModel.metadata.tables["samples"].drop(engine)
+    engine.dispose()
+
+
+def as_json(data: object) -> dict[str, Any]:
+    """A body in ASCII: httpx cannot send a lone surrogate otherwise."""
+    return {"content": json.dumps(data), "headers": {"content-type": "application/json"}}
+
+
+async def assert_round_trip(client: httpx.AsyncClient, path: str, data: dict[str, Any]) -> None:
+    """Stores what is accepted of the data, by POST and by PATCH, and sees the same everywhere."""
+    created = await client.post(path, **as_json(data))
+    if created.status_code == 422:
+        refused = {error["loc"][1] for error in created.json()["errors"]}
+        data = {name: value for name, value in data.items() if name not in refused}
+        created = await client.post(path, **as_json(data))
+    assert created.status_code == 201, created.text
+    row = created.json()
+    shown = {name: row[name] for name in data}
+    assert {name: meaning(value) for name, value in shown.items()} == {
+        name: meaning(value) for name, value in data.items()
+    }
+    empty = (await client.post(path, **as_json({}))).json()
+    changed = await client.patch(f"{path}/{empty['id']}", **as_json(data))
+    assert changed.json() == row | {"id": empty["id"]}
+    for answer in (created, changed):
+        shown = answer.json()
+        read = await client.get(f"{path}/{shown['id']}", headers=PLAIN)
+        assert read.text == answer.text
+        assert read.headers["etag"] == answer.headers["etag"]
+        (listed,) = (await client.get(f"{path}?id={shown['id']}")).json()
+        assert listed == shown
+
+
+def meaning(value: Any) -> Any:
+    """The same for whatever stands for the same: moments as they are written, addresses in any case."""
+    if isinstance(value, str) and "@" in value:
+        return value.lower()
+    if isinstance(value, str) and value[10:11] in ("T", "t", " ") and value[:4].isdigit():
+        return datetime.fromisoformat(value.upper()).astimezone(UTC)
+    return value
+
+
+ENDS: dict[str, list[Any]] = {
+    "text": ["", " ", "\u0001", "'\";--\\%_", "ἀΩ", "é", "é", "\U0010ffff", "\ufffe", "x" * 9000],
+    "whole": [-MAX_INT, MAX_INT, 0, -0.0, 1.0, 2**31, 2**32],
+    "reference": [1, 2**31, MAX_INT],
+    "flag": [True, False],
+    "email": ["ΑΣ@example.com", "İ@example.com", "ß@ß.example.com", f"{'a' * 64}@{'b' * 63}.com"],
+    "day": ["0001-01-01", "9999-12-31", "2000-02-29"],
+    "instant": [
+        "0001-01-01T00:00:00Z",
+        "9999-12-31T23:59:59.999999Z",
+        "0001-01-01T14:00:00+14:00",
+        "9999-12-31T09:59:59-14:00",
+        "1883-11-18T12:03:57-05:00",
+        "2030-01-31t12:00:00z",
+        "2030-01-31 12:00:00.5+05:30",
+        "1970-01-01T00:00:00.000001Z",
+    ],
+}
+
+
+async def test_value_at_its_ends_is_shown_as_it_was_sent(
+    client: httpx.AsyncClient, samples: str
+) -> None:
+    for number in range(max(map(len, ENDS.values()))):
+        data = {name: values[number % len(values)] for name, values in ENDS.items()}
+        await assert_round_trip(client, samples, data)
+
+
+@pytest.mark.parametrize("text", ["\x00", "a\x00b", "\ud800", "\udfff\ud800"])
+async def test_text_that_no_database_stores_is_refused(
+    client: httpx.AsyncClient, samples: str, text: str
+) -> None:
+    assert_problem(await client.post(samples, **as_json({"text": text})), 422, ("body", "text"))
+
+
+INSTANTS = st.datetimes(
+    timezones=st.builds(lambda m: timezone(timedelta(minutes=m)), st.integers(-1439, 1439))
+).map(datetime.isoformat)
+LETTERS = st.characters()
+ADDRESSES = st.emails() | st.builds("{}@example.com".format, st.text(LETTERS, max_size=70))
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "text": st.text(LETTERS),
+    "whole": st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False),
+    "reference": st.integers(0, 2**64),
+    "flag": st.booleans(),
+    "email": ADDRESSES,
+    "day": st.dates().map(date.isoformat),
+    "instant": INSTANTS,
+}
+
+
+@pytest.mark.slow
+@hypothesis_settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.fixed_dictionaries({}, optional=VALUES))
+async def test_whatever_is_accepted_is_shown_as_it_was_sent(
+    client: httpx.AsyncClient, samples: str, data: dict[str, Any]
+) -> None:
+    await assert_round_trip(client, samples, data)
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+async def test_server_with_other_settings_shows_the_same(
+    client: httpx.AsyncClient, samples: str, url: URL, pools: Pools, postgres: Postgres
+) -> None:
+    name = url.database
+    ours = {"timezone": "America/New_York", "datestyle": "German", "client_encoding": "LATIN1"}
+    for setting, value in ours.items():
+        postgres.execute(f"ALTER DATABASE {name} SET {setting} = '{value}'")
+    try:
+        await pools.dispose()
+        for number in range(len(ENDS["instant"])):
+            data = {field: values[number % len(values)] for field, values in ENDS.items()}
+            await assert_round_trip(client, samples, data)
+    finally:
+        postgres.execute(f"ALTER DATABASE {name} RESET ALL")
