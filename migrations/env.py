@@ -1,11 +1,13 @@
 """How Alembic reaches the database: one transaction for the whole run, one run at a time."""
 
+import logging
 import sqlite3
 import time
 from collections.abc import Callable
 from logging.config import fileConfig
 from typing import Any
 
+import psycopg
 from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection, NullPool, create_engine, event, text
@@ -15,6 +17,8 @@ from sqlmodel import SQLModel
 import models  # noqa: F401 (its tables register themselves with SQLModel.metadata)
 import nutshell.idempotency  # noqa: F401 (and so does its table)
 from nutshell.settings import settings
+
+logger = logging.getLogger("alembic.runtime.migration")
 
 MIGRATION_LOCK = 7_305_808_869  # any number that nothing else locks
 
@@ -58,6 +62,29 @@ def include_name(name: str | None, kind: str, _: object) -> bool:
     return not (kind == "index" and str(name).endswith("_trigrams"))
 
 
+def log_notices(connection: psycopg.Connection, _: object) -> None:
+    connection.add_notice_handler(log_warning)
+
+
+def log_warning(notice: psycopg.errors.Diagnostic) -> None:
+    """Logs what a migration reports by RAISE WARNING."""
+    if notice.severity_nonlocalized == "WARNING":
+        logger.warning(notice.message_primary)
+
+
+def print_statements() -> None:
+    """Does what `--sql` asks for. It needs no database."""
+    context.configure(
+        url=settings.database_url,
+        target_metadata=SQLModel.metadata,
+        literal_binds=True,
+        render_as_batch=True,
+        transactional_ddl=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
 def migrate() -> None:
     url = settings.database_url
     sqlite = url.get_backend_name() == "sqlite"
@@ -67,6 +94,8 @@ def migrate() -> None:
         event.listen(engine, "connect", use_wal)
         # Python's driver would leave DDL outside of the transaction.
         event.listen(engine, "begin", begin_immediate)
+    else:
+        event.listen(engine, "connect", log_notices)
     with engine.begin() as connection:
         if not sqlite:
             connection.execute(
@@ -88,4 +117,7 @@ def migrate() -> None:
                 raise
 
 
-migrate()
+if context.is_offline_mode():
+    print_statements()
+else:
+    migrate()
