@@ -7,7 +7,7 @@ calls commit() once, after all its other work with the database.
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import Query
+from fastapi import Query, Response
 from pydantic import Field
 from sqlalchemy.orm import joinedload
 from sqlmodel import col
@@ -65,12 +65,12 @@ async def list_users(
 
 
 @app.post("/users", response_model=UserRead, status_code=201)
-async def create_user(data: UserCreate, session: SessionDep, reply: ReplyDep) -> User:
+async def create_user(data: UserCreate, session: SessionDep, response: Response) -> User:
     """Creates a user. 409 when another one has the `email`, whatever its case."""
-    user = User(**data.model_dump())
+    user = User.model_validate(data)
     session.add(user)
     await session.commit()
-    reply.created(f"users/{user.id}")
+    response.headers["Location"] = f"/users/{user.id}"
     return user
 
 
@@ -117,13 +117,16 @@ async def list_user_posts(
 
 
 @app.post("/users/{user_id}/posts", response_model=PostReadWithAuthor, status_code=201)
-async def create_post(user_id: Id, data: PostCreate, session: SessionDep, reply: ReplyDep) -> Post:
+async def create_post(
+    user_id: Id, data: PostCreate, session: SessionDep, response: Response
+) -> Post:
     """Creates a post of this user. 409 when the user is deleted in the same moment."""
     author = await session.get_one(User, user_id)
-    post = Post(**data.model_dump(), author_id=user_id, author=author)
+    post = Post.model_validate(data, update={"author_id": user_id})
+    post.author = author
     session.add(post)
     await session.commit()
-    reply.created(f"posts/{post.id}")
+    response.headers["Location"] = f"/posts/{post.id}"
     return post
 
 
@@ -188,12 +191,12 @@ async def list_todos(
 
 
 @app.post("/todos", response_model=TodoRead, status_code=201)
-async def create_todo(data: TodoCreate, session: SessionDep, reply: ReplyDep) -> Todo:
+async def create_todo(data: TodoCreate, session: SessionDep, response: Response) -> Todo:
     """Creates a todo. 409 when no user has the id `owner_id`."""
-    todo = Todo(**data.model_dump())
+    todo = Todo.model_validate(data)
     session.add(todo)
     await session.commit()
-    reply.created(f"todos/{todo.id}")
+    response.headers["Location"] = f"/todos/{todo.id}"
     return todo
 
 
@@ -242,12 +245,12 @@ async def list_items(
 
 
 @app.post("/items", response_model=ItemRead, status_code=201)
-async def create_item(data: ItemCreate, session: SessionDep, reply: ReplyDep) -> Item:
+async def create_item(data: ItemCreate, session: SessionDep, response: Response) -> Item:
     """Creates an item. 409 when no user has the id `owner_id`."""
-    item = Item(**data.model_dump())
+    item = Item.model_validate(data)
     session.add(item)
     await session.commit()
-    reply.created(f"items/{item.id}")
+    response.headers["Location"] = f"/items/{item.id}"
     return item
 
 
@@ -256,7 +259,7 @@ async def create_items(
     data: Annotated[list[ItemCreate], Field(min_length=1, max_length=100)], session: SessionDep
 ) -> Sequence[Item]:
     """Creates all of the items, and answers with them in the order given, or creates none."""
-    items = [Item(**item.model_dump()) for item in data]
+    items = [Item.model_validate(item) for item in data]
     session.add_all(items)
     await session.commit()
     return items

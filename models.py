@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from annotated_types import MaxLen, MinLen
-from pydantic import BaseModel
 from sqlalchemy import Index
 from sqlalchemy.orm import Mapped
 from sqlmodel import Field, Relationship, SQLModel
@@ -58,7 +57,7 @@ class UserCreate(UserBase):
     model_config = REFUSE_UNKNOWN
 
 
-class UserRead(BaseModel):
+class UserRead(SQLModel):
     id: int
     email: str
     name: str
@@ -99,7 +98,7 @@ class PostCreate(PostBase):
     model_config = REFUSE_UNKNOWN
 
 
-class PostRead(BaseModel):
+class PostRead(SQLModel):
     id: int
     title: str
     body: str
@@ -156,7 +155,7 @@ class TodoCreate(TodoBase):
     model_config = REFUSE_UNKNOWN
 
 
-class TodoRead(BaseModel):
+class TodoRead(SQLModel):
     id: int
     title: str
     done: bool
@@ -205,7 +204,7 @@ class ItemCreate(ItemBase):
     model_config = REFUSE_UNKNOWN
 
 
-class ItemRead(BaseModel):
+class ItemRead(SQLModel):
     id: int
     name: str
     description: str | None

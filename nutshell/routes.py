@@ -129,6 +129,15 @@ class ResourceRoute(APIRoute):
         return handle_resource
 
 
+def add_root_path(request: Request, answer: Response) -> None:
+    """Puts the path below which the service is mounted before a `Location` such as `/books/1`.
+
+    It names no host (RFC 3986, section 4.2): what the caller's `Host` says is not repeated.
+    """
+    if answer.headers["location"].startswith("/"):
+        answer.headers["location"] = request.scope["root_path"] + answer.headers["location"]
+
+
 def list_parameters(dependant: Dependant) -> set[str]:
     """The parameters of a query that may be given several times."""
     fields: dict[str, FieldInfo] = {}
@@ -170,13 +179,6 @@ class Reply:
     def __init__(self, request: Request, response: Response) -> None:
         self.request = request
         self.response = response
-
-    def created(self, path: str) -> None:
-        """Sets `Location`, to a path such as `books/1`.
-
-        Without a host (RFC 3986, 4.2): what the caller's `Host` says is not repeated.
-        """
-        self.response.headers["Location"] = f"{self.request.scope['root_path']}/{path}"
 
     async def page(
         self,

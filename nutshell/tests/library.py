@@ -9,8 +9,7 @@ from datetime import date
 from typing import Annotated, Any, Literal
 
 from annotated_types import MaxLen, MinLen
-from fastapi import Query
-from pydantic import BaseModel
+from fastapi import Query, Response
 from pydantic import Field as BodyField
 from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, joinedload
@@ -61,7 +60,7 @@ class Shelf(SQLModel, table=True):
     built_on: date | None = None
 
 
-class ShelfRead(BaseModel):
+class ShelfRead(SQLModel):
     id: int
     label: str
     place: str | None
@@ -101,7 +100,7 @@ class Book(SQLModel, table=True):
     shelf: Mapped[Shelf | None] = Relationship()
 
 
-class BookRead(BaseModel):
+class BookRead(SQLModel):
     id: int
     title: str
     text: str | None
@@ -167,11 +166,11 @@ async def list_shelves(
 
 
 @app.post("/shelves", response_model=ShelfRead, status_code=201)
-async def create_shelf(data: ShelfCreate, session: SessionDep, reply: ReplyDep) -> Shelf:
-    shelf = Shelf(**data.model_dump())
+async def create_shelf(data: ShelfCreate, session: SessionDep, response: Response) -> Shelf:
+    shelf = Shelf.model_validate(data)
     session.add(shelf)
     await session.commit()
-    reply.created(f"shelves/{shelf.id}")
+    response.headers["Location"] = f"/shelves/{shelf.id}"
     return shelf
 
 
@@ -212,11 +211,11 @@ async def list_books(
 
 
 @app.post("/books", response_model=BookRead, status_code=201)
-async def create_book(data: BookCreate, session: SessionDep, reply: ReplyDep) -> Book:
-    book = Book(**data.model_dump())
+async def create_book(data: BookCreate, session: SessionDep, response: Response) -> Book:
+    book = Book.model_validate(data)
     session.add(book)
     await session.commit()
-    reply.created(f"books/{book.id}")
+    response.headers["Location"] = f"/books/{book.id}"
     return book
 
 
@@ -225,7 +224,7 @@ async def create_books(
     data: Annotated[list[BookCreate], BodyField(min_length=1, max_length=100)],
     session: SessionDep,
 ) -> Sequence[Book]:
-    books = [Book(**book.model_dump()) for book in data]
+    books = [Book.model_validate(book) for book in data]
     session.add_all(books)
     await session.commit()
     return books

@@ -12,7 +12,6 @@ from fastapi import FastAPI, Query
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
 from sqlalchemy import URL, create_engine
 from sqlmodel import Field, SQLModel
 
@@ -65,7 +64,7 @@ class SampleCreate(SampleBase):
     model_config = REFUSE_UNKNOWN
 
 
-class SampleRead(BaseModel):
+class SampleRead(SQLModel):
     id: int
     text: str | None
     whole: int | None
