@@ -1,16 +1,33 @@
-"""Lists, a page at a time. A page after the last id seen costs the same however deep it is."""
+"""Lists, a page at a time. A page behind the last row seen costs the same however deep it is."""
 
-from typing import Annotated, Any, Literal, TypeVar
+import operator
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import date, datetime
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
-import sqlalchemy
-from annotated_types import Interval
-from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from annotated_types import Interval, MaxLen
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field, PrivateAttr, TypeAdapter, ValidationInfo, field_validator
+from sqlalchemy import inspect, literal, tuple_
 from sqlmodel import SQLModel, select
 from sqlmodel.sql.expression import Select
 
-from nutshell.fields import DIGITS, MAX_INT, REFUSE_UNKNOWN, Id
+from nutshell.fields import (
+    DIGITS,
+    MAX_INT,
+    REFUSE_UNKNOWN,
+    Day,
+    Id,
+    Instant,
+    Text,
+    Whole,
+    left_out,
+)
 
-Query = TypeVar("Query", bound=sqlalchemy.Select[Any])
+# What a cursor may say of a column of these types: nothing that a database cannot compare.
+COMPARABLE: dict[type, Any] = {str: Text, int: Whole, datetime: Instant, date: Day}
 
 
 class Page(BaseModel):
@@ -33,13 +50,18 @@ class Page(BaseModel):
     after: Annotated[int, Interval(ge=0, le=MAX_INT), DIGITS] = Field(
         default=0, description="the last id seen: go on behind it; 0 begins"
     )
+    cursor: Annotated[str, MaxLen(4000)] = left_out(
+        description="where a sorted list goes on: taken from the `Link` header"
+    )
     id: list[Id] = Field(default=[], max_length=100, description="only the rows with these ids")
+
+    _table: type[SQLModel] = PrivateAttr()
 
     @field_validator("after")
     @classmethod
     def check_order(cls, after: int, info: ValidationInfo) -> int:
         if after and info.data.get("sort", "id") != "id":
-            raise ValueError("goes with the order of ids alone; use offset")
+            raise ValueError("goes with the order of ids alone; follow the Link header")
         return after
 
     @property
@@ -48,34 +70,88 @@ class Page(BaseModel):
         return self.limit if "limit" in self.model_fields_set else max(self.limit, len(self.id))
 
     def select(self, table: type[SQLModel], shown: type[BaseModel]) -> Select[Any]:
-        """Selects this page of a table, as the schema `shown` shows its rows.
+        """Selects the rows of a table, as the schema `shown` shows them; `reply.page` fetches a page.
 
         Where that shows columns alone, only these are selected: columns cost less than objects, and a
         list changes nothing (bench/results.md). Where it shows relations too, say how to load them:
         `.options(joinedload(…))`.
         """
-        columns = table.__table__.c  # type: ignore[attr-defined]
-        names = shown.model_fields
+        self._table = table
+        columns = inspect(table).columns
         query: Any = select(table)
-        if all(name in columns for name in names):
-            query = Select(*(columns[name] for name in names))
-        return self.cut(query, table)
-
-    def cut(self, query: Query, table: type[SQLModel]) -> Query:
-        """Cuts this page out of a query of the table.
-
-        It asks for one row more than the page has, which tells whether there is a further page.
-        """
-        columns = table.__table__.c  # type: ignore[attr-defined]
+        if all(name in columns for name in shown.model_fields):
+            query = Select(*(columns[name] for name in shown.model_fields))
         if self.id:
-            query = query.where(columns.id.in_(self.id))
-        if self.after:
-            query = query.where(
-                columns.id > self.after if self.order == "asc" else columns.id < self.after
+            query = query.where(columns["id"].in_(self.id))
+        return cast(Select[Any], query)
+
+    def in_order(self, query: Select[Any]) -> list[Select[Any]]:
+        """The statements whose rows, one after the other, are this page and what lies behind it.
+
+        Where the column may be null there are two: one for the values, one for the nulls behind them (or
+        before them, in descending order). A single one could not go on behind a row by an index.
+        """
+        columns = inspect(self._table).columns
+        column, key = columns[self.sort], columns["id"]
+        descending = self.order == "desc"
+        beyond = operator.lt if descending else operator.gt
+        by_id = query.order_by(key.desc() if descending else key)
+        if self.sort == "id":
+            page = by_id.where(beyond(key, self.after)) if self.after else by_id
+            return [page.offset(self.offset or None)]
+        if self.offset:  # the rows that are skipped are read in any case
+            by_value = query.order_by(
+                column.desc().nulls_first() if descending else column.nulls_last()
             )
-        for column in dict.fromkeys((columns[self.sort], columns.id)):
-            by = column if self.order == "asc" else column.desc()
-            if column.nullable:  # PostgreSQL's own order, on SQLite too
-                by = by.nulls_last() if self.order == "asc" else by.nulls_first()
-            query = query.order_by(by)
-        return query.offset(self.offset or None).limit(self.size + 1)
+            return [by_value.order_by(key.desc() if descending else key).offset(self.offset)]
+        by_value = query.order_by(*((column.desc(), key.desc()) if descending else (column, key)))
+        values, nulls = [by_value.where(column.is_not(None))], [by_id.where(column.is_(None))]
+        if not column.nullable:
+            values, nulls = [by_value], []
+        if self.cursor is not None:
+            value, last_id = self.read_cursor()
+            if value is None:
+                nulls = [part.where(beyond(key, last_id)) for part in nulls]
+                values = values if descending else []
+            else:
+                last = tuple_(literal(value, column.type), literal(last_id, key.type))
+                values = [part.where(beyond(tuple_(column, key), last)) for part in values]
+                nulls = [] if descending else nulls
+        return nulls + values if descending else values + nulls
+
+    def next_page(self, last: Any) -> tuple[str, object]:
+        """The parameter with which a list goes on behind this row."""
+        if self.sort == "id":
+            return "after", last.id
+        place = (self.sort, self.order, getattr(last, self.sort), last.id)
+        text = cursor_type(self._table, self.sort).dump_json(place)
+        return "cursor", urlsafe_b64encode(text).decode().rstrip("=")
+
+    def read_cursor(self) -> tuple[Any, int]:
+        """The value and the id of the last row seen. Raises 422 for a cursor of another list."""
+        try:
+            text = urlsafe_b64decode(f"{self.cursor}==")
+            place = cursor_type(self._table, self.sort).validate_json(text)
+        except ValueError:
+            place = None
+        if place is None or place[:2] != (self.sort, self.order):
+            raise RequestValidationError(
+                [
+                    {
+                        "loc": ("query", "cursor"),
+                        "msg": "this list has no such cursor",
+                        "type": "cursor",
+                    }
+                ]
+            )
+        return place[2], place[3]
+
+
+@cache
+def cursor_type(table: type[SQLModel], sort: str) -> TypeAdapter[Any]:
+    """A cursor: the column and the order of its list, and the value and the id of the last row seen."""
+    kind = table.model_fields[sort].annotation
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    value: Any = Union[*(COMPARABLE.get(one, one) for one in kinds), None]
+    cursor: Any = tuple[str, str, value, Id]
+    return TypeAdapter(cursor)

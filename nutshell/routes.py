@@ -44,7 +44,8 @@ HEADERS = {
     "PATCH": header("If-Match", "change the row only while it has this `ETag`, else 412"),
     "DELETE": header("If-Match", "delete the row only while it has this `ETag`, else 412"),
 }
-COUNT = header("Prefer", "`count=exact` asks for `X-Total-Count` (RFC 7240); not with `after`")
+COUNT = header("Prefer", "`count=exact` asks for `X-Total-Count` (RFC 7240)")
+PLACES = ("after", "cursor", "offset")  # parameters that say where in its list a page begins
 ERRORS = {
     "GET": (),
     "POST": (400, 409, 415),
@@ -193,35 +194,34 @@ class Reply:
         moment as the page. With a `parent`, such as `(Shelf, shelf_id)`, an empty page is a 404 if there is
         no such parent.
         """
-        counted = self.wants_count() and not filters.after
-        if counted:
+        statements = filters.in_order(query)
+        counted = self.wants_count()
+        if counted or len(statements) > 1:
             await take_snapshot(session)
-        rows = (await session.exec(query)).all()
+        rows: list[Any] = []
+        for statement in statements:
+            if (missing := filters.size + 1 - len(rows)) > 0:  # one more than the page has
+                rows += (await session.exec(statement.limit(missing))).all()
         if not rows and parent is not None:
             await session.get_one(*parent)
             # It has only told an empty list from a 404, so it need not see the same moment.
             session.info["record"].statements -= 1
         if counted:
-            whole = query.order_by(None).offset(None).limit(None)
-            count = whole.with_only_columns(func.count(), maintain_column_froms=True)
+            count = query.with_only_columns(func.count(), maintain_column_froms=True)
             self.response.headers["X-Total-Count"] = str(await session.scalar(count))
             self.response.headers["Preference-Applied"] = "count=exact"
         if len(rows) > filters.size:
             rows = rows[: filters.size]
-            self.link_next(filters, rows[-1])
+            self.link(filters.next_page(rows[-1]))
         return rows
 
     def wants_count(self) -> bool:
         prefer = ",".join(self.request.headers.getlist("prefer"))
         return bool(prefer) and "count=exact" in re.split("[ ,;]+", prefer)
 
-    def link_next(self, filters: Page, last: Any) -> None:
-        if filters.sort == "id":
-            further = ("after", last.id)
-        else:
-            further = ("offset", filters.offset + filters.size)
+    def link(self, further: tuple[str, object]) -> None:
         asked = self.request.query_params.multi_items()
-        parameters = [pair for pair in asked if pair[0] not in ("after", "offset")] + [further]
+        parameters = [pair for pair in asked if pair[0] not in PLACES] + [further]
         path = self.request.scope["raw_path"].decode("ascii")
         self.response.headers["Link"] = f'<{path}?{urlencode(parameters)}>; rel="next"'
 

@@ -120,7 +120,7 @@ class BookUpdate(Update):
 
 
 class BookFilter(Page):
-    sort: Literal["id", "shelf_id"] = "id"
+    sort: Literal["id", "shelf_id", "title"] = "id"
     shelf_id: Id = LEFT_OUT
     title: Label = LEFT_OUT
 
