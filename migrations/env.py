@@ -1,5 +1,6 @@
 """How Alembic reaches the database: one transaction for the whole run, one run at a time."""
 
+import logging
 import sqlite3
 import time
 from collections.abc import Callable
@@ -23,6 +24,11 @@ PATIENCE = 60  # seconds to wait for other processes that migrate the same SQLit
 # Only on the command line: in the service, logging belongs to the service.
 if context.config.cmd_opts is not None and context.config.config_file_name is not None:
     fileConfig(context.config.config_file_name, disable_existing_loggers=False)
+
+# Which migrations it runs, and no more.
+logging.getLogger("alembic.runtime.migration").filters = [
+    lambda record: record.msg.startswith("Running")
+]
 
 
 def use_wal(connection: sqlite3.Connection, _: object) -> None:
