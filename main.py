@@ -49,6 +49,9 @@ app = create_app(
     license_info={"name": "MIT", "identifier": "MIT"},
 )
 
+if __name__ == "__main__":
+    raise SystemExit("Start the service with `make run`, or with `python -m nutshell`.")
+
 
 # Users
 

@@ -53,7 +53,9 @@ class Candidate:
             python = self.environment / "bin/python"
             run(uv, "venv", "--quiet", "--clear", "--python", sys.executable, self.environment)
             requirements = self.folder / "requirements.txt"
-            run(uv, "pip", "install", "--quiet", "--python", python, "-r", requirements)
+            run(
+                uv, "pip", "install", "--quiet", "--no-deps", "--python", python, "-r", requirements
+            )
 
     def variables_for(self, url: URL) -> dict[str, str]:
         if url.get_backend_name() == "postgresql":

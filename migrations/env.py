@@ -28,6 +28,11 @@ PATIENCE = 60  # seconds to wait for other processes that migrate the same SQLit
 if context.config.cmd_opts is not None and context.config.config_file_name is not None:
     fileConfig(context.config.config_file_name, disable_existing_loggers=False)
 
+# Which migrations it runs, and no more.
+logging.getLogger("alembic.runtime.migration").filters = [
+    lambda record: record.msg.startswith("Running")
+]
+
 
 def use_wal(connection: sqlite3.Connection, _: object) -> None:
     # In this journal readers and the writer do not wait for each other. The file remembers it.

@@ -2,9 +2,12 @@
 
 import logging.config
 import os
+import select
+import signal
 import socket
 import sqlite3
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
-from nutshell.app import migrate_sqlite
+from nutshell.app import Server, log_address, migrate_sqlite
 from nutshell.protocol import Protocol
 from nutshell.settings import settings
 
@@ -60,10 +63,10 @@ def without_secrets(url: URL) -> str:
     ).render_as_string()
 
 
-def describe() -> str:
+def describe(*, reload: bool = False) -> str:
     """The first line of the log: which database, and who may call."""
     url = without_secrets(settings.database_url)
-    if settings.database_url.get_backend_name() == "sqlite":
+    if settings.database_url.get_backend_name() == "sqlite" and not reload:
         url += " (a PaaS discards this file; set DATABASE_URL)"
     if settings.database_read_url is not None:
         url += f", reads from {without_secrets(settings.database_read_url)}"
@@ -112,17 +115,28 @@ def listen(host: str) -> socket.socket:
     return listener
 
 
+def follow_terminal() -> None:
+    """Stops the process when its terminal is closed: make then waits for it, but passes no signal on."""
+
+    def wait() -> None:
+        terminal = select.poll()
+        terminal.register(sys.stdin, 0)  # poll always reports a hang-up
+        if any(event & select.POLLHUP for _, event in terminal.poll()):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    if hasattr(select, "poll") and sys.stdin.isatty():
+        threading.Thread(target=wait, daemon=True).start()
+
+
 def serve(*, reload: bool) -> None:
     logging.config.dictConfig(LOGGING)
-    logger.info(describe())
+    logger.info(describe(reload=reload))
     prepare_sqlite(reload=reload)
     listener = listen("127.0.0.1" if reload else "")
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    view = f", live view {url}/trace" if settings.trace else ""
-    logger.info("Listening on %s, documentation %s/docs%s", url, url, view)
     config = uvicorn.Config(
         "main:app",
         http=Protocol,
+        ws="none",  # or what is installed beside it, such as fastapi-cli, would bring them
         reload=reload,
         reload_excludes=[str(path) for path in NOT_SERVED if path.is_dir()] if reload else None,
         workers=settings.web_concurrency,
@@ -138,10 +152,12 @@ def serve(*, reload: bool) -> None:
         # takes long to start, and uvicorn's own 5 s would kill it again and again.
         timeout_worker_healthcheck=30,
     )
-    server = uvicorn.Server(config)
+    server = Server(config)
     if reload:
+        follow_terminal()
         ChangeReload(config, target=server.run, sockets=[listener]).run()
     elif settings.web_concurrency > 1:
+        log_address()
         Supervisor(config, [listener]).run()
     else:
         server.run([listener])

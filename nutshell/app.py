@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -13,15 +14,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import uvicorn
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from fastapi import FastAPI, HTTPException
 from fastapi.middleware import Middleware
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel
-from sqlalchemy import URL, NullPool, create_engine, text
+from sqlalchemy import URL, NullPool, create_engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from nutshell import database
@@ -106,6 +107,8 @@ def create_app(title: str, summary: str, **options: Any) -> FastAPI:
         from nutshell import live
 
         live.watch(app, is_local)
+    else:
+        app.add_api_route("/trace", explain_trace, include_in_schema=False)
     app.router.route_class = ResourceRoute
     return app
 
@@ -136,7 +139,7 @@ def migrate_sqlite(which: Literal["any file", "a new file"]) -> None:
     if which == "a new file":
         engine = create_engine(settings.database_url, poolclass=NullPool)
         with engine.connect() as connection:
-            if MigrationContext.configure(connection).get_current_revision() is not None:
+            if inspect(connection).has_table("alembic_version") and connection.scalar(REVISION):
                 return
     command.upgrade(MIGRATIONS, "head")
 
@@ -161,6 +164,24 @@ def trace_statements() -> None:
 async def report_readiness() -> None:
     if reason := await prober.find_reason():
         logger.warning("Not ready: %s", reason)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, but it says where it is as soon as it answers.
+
+    It is not in __main__.py, where the process that --reload starts would not find it.
+    """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            log_address()
+
+
+def log_address() -> None:
+    url = f"http://127.0.0.1:{settings.port}"
+    view = f", live view {url}/trace" if settings.trace else ""
+    logger.info("Listening on %s, documentation %s/docs%s", url, url, view)
 
 
 def let_interrupts_finish_requests() -> None:
@@ -248,6 +269,10 @@ async def read_readiness() -> Health:
     if reason := await prober.find_reason():
         raise HTTPException(503, reason)
     return Health()
+
+
+async def explain_trace() -> None:
+    raise HTTPException(404, "Set TRACE=1 to turn on the live view, as `make run` does.")
 
 
 async def redirect_to_docs() -> RedirectResponse:

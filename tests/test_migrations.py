@@ -63,13 +63,14 @@ def test_migrations_go_up_down_and_up_again_without_drift(
     empty_url: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "database_url", empty_url)
-    for _ in range(2):
-        command.upgrade(MIGRATIONS, "head")
-        assert revision(empty_url) == HEAD
-        done = alembic(empty_url, "check", tree=checkout())
-        assert done.returncode == 0, done.stderr
-        command.downgrade(MIGRATIONS, "base")
-        assert tables(empty_url) == {"alembic_version"}
+    command.upgrade(MIGRATIONS, "head")
+    assert revision(empty_url) == HEAD
+    command.downgrade(MIGRATIONS, "base")
+    assert tables(empty_url) == {"alembic_version"}
+    command.upgrade(MIGRATIONS, "head")
+    assert revision(empty_url) == HEAD
+    done = alembic(empty_url, "check", tree=checkout())
+    assert done.returncode == 0, done.stderr
 
 
 async def test_each_migration_goes_down_and_up_and_keeps_what_rows_it_can(

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -44,6 +44,40 @@ def wait_until(condition: Callable[[], object], timeout: float = 20) -> None:
         time.sleep(0.05)
 
 
+def run_when_gone(script: str, *arguments: str | Path | int) -> subprocess.Popen[bytes]:
+    """Runs a shell script as soon as this process is gone, even if it was killed.
+
+    Only this process holds the pipe open that the script waits for, and the kernel closes it.
+    Closing `stdin` runs the script at once.
+    """
+    return subprocess.Popen(
+        ["sh", "-c", f"read _; {script}", "sh", *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # out of reach of the terminal's signals
+    )
+
+
+def call_off(watcher: subprocess.Popen[bytes]) -> None:
+    """Ends what `run_when_gone` has started, without the script."""
+    watcher.kill()
+    watcher.communicate()
+
+
+# The data are going anyway, so the server need not finish anything: SIGQUIT. Its memory it frees.
+REMOVE_SERVER = """
+if pid=$(head -n 1 "$1/data/postmaster.pid"); then
+    kill -QUIT "$pid"
+    kill -CONT "$pid"
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+        test -e "$1/data/postmaster.pid" && kill -0 "$pid" || break
+        sleep 1
+    done
+fi
+rm -rf "$1" || { sleep 5; rm -rf "$1"; }  # initdb may still have been writing
+"""
+
 # PostgreSQL refuses to run as root.
 USER = "nobody" if os.geteuid() == 0 else None
 
@@ -58,8 +92,9 @@ def copy_programs(folder: Path) -> Path:
 
 
 class Postgres:
-    """One server on 127.0.0.1, its files in a folder of its own that `close` removes.
+    """One server on 127.0.0.1, its files in a folder of its own.
 
+    `close` stops the server and removes the folder, and so does the end of this process.
     With `primary` it is a streaming standby of that server.
     """
 
@@ -67,6 +102,7 @@ class Postgres:
         self, *, primary: Self | None = None, programs: Path | None = None, **options: str | int
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="nutshell-postgres-"))
+        self.remover = run_when_gone(REMOVE_SERVER, self.folder)
         self.data = self.folder / "data"
         self.log = self.folder / "log"
         self.port = free_port()
@@ -86,12 +122,15 @@ class Postgres:
         password_file.write_text(PASSWORD)
         # Case as Unicode has it, like the locales that platforms set.
         locale = ["--locale=C.UTF-8"]
+        cheap_password = []
         if SITE_PACKAGES in self.bin.parents or self.folder in self.bin.parents:
             locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+            cheap_password = ["--set=scram_iterations=1"]  # each test connects anew
         self.run(
             *("initdb", "--pgdata", self.data, "--username=nutshell", "--pwfile", password_file),
             *("--auth=scram-sha-256", "--encoding=UTF8", "--no-instructions", "--no-sync"),
             *locale,
+            *cheap_password,
         )
 
     def run(self, command: str, *args: str | Path) -> None:
@@ -142,7 +181,8 @@ class Postgres:
 
     def close(self) -> None:
         self.stop()
-        shutil.rmtree(self.folder)
+        (self.data / "postmaster.pid").unlink(missing_ok=True)  # `kill` leaves it behind
+        self.remover.communicate(timeout=30)
 
     def url(self, database: str = "postgres") -> URL:
         return URL.create(
@@ -189,18 +229,31 @@ def wait_for_blocked(postgres: Postgres, database: str, number: int) -> None:
 
 
 def main() -> None:
-    """Runs a command with a new PostgreSQL in DATABASE_URL. Its data go when the command ends."""
-    server = Postgres(log_statement="none")
+    """Runs a command with a new PostgreSQL in DATABASE_URL. Its data go when the command ends.
+
+    The command ends when this process or its parent does.
+    """
+    parent = os.getppid()
+    print("Starting a PostgreSQL, whose data go when it stops ...", flush=True)
+    server = Postgres(log_statement="none", fsync="off")
     try:
         environment = os.environ | {"DATABASE_URL": server.url().render_as_string(False)}
         subprocess.run(
             [sys.executable, "-m", "alembic", "upgrade", "head"], env=environment, check=True
         )
         command = subprocess.Popen(sys.argv[1:], env=environment)
+        terminator = run_when_gone("kill $1", command.pid)
         # Ctrl-C reaches the command too, and it is to end before its database.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda number, _: command.send_signal(number))
-        sys.exit(command.wait())
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: command.terminate())
+        while command.poll() is None:
+            if os.getppid() != parent:
+                command.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                command.wait(1)
+        call_off(terminator)
+        sys.exit(command.returncode)
     finally:
         server.close()
 

@@ -22,7 +22,7 @@ from typing import Self
 import httpx
 from sqlalchemy import URL
 
-from nutshell.tests.postgres import Postgres, free_port
+from nutshell.tests.postgres import Postgres, call_off, free_port, run_when_gone
 
 ROOT = Path(__file__).parents[2]
 Variables = dict[str, str | URL | int]
@@ -224,6 +224,7 @@ class Service:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self.killer = run_when_gone("kill -KILL -- -$1", self.process.pid)
         self.started = time.monotonic()
 
     def wait_until_up(self, timeout: float = 60) -> float:
@@ -256,6 +257,7 @@ class Service:
             except subprocess.TimeoutExpired:
                 self.kill()
                 raise
+        call_off(self.killer)
         if exc is not None:
             print(self.log.read_text())  # pytest shows it with the failure
         self.log.unlink()
@@ -264,6 +266,7 @@ class Service:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(10)
+        call_off(self.killer)
 
     def client(self, timeout: float = 30) -> httpx.Client:
         return httpx.Client(base_url=self.url, headers=BEARER, timeout=timeout)

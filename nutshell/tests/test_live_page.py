@@ -81,6 +81,7 @@ def test_without_trace_nothing_listens() -> None:
 async def test_without_trace_there_is_no_view(client: httpx.AsyncClient) -> None:
     for path in ("/trace", "/trace/events"):
         assert (await client.get(path)).status_code == 404
+    assert "Set TRACE=1" in (await client.get("/trace")).json()["detail"]
     assert "server-timing" not in (await client.get("/shelves")).headers
 
 

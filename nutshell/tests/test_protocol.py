@@ -24,7 +24,7 @@ LENGTH = b"content-length: %d\r\n" % len(BODY)
 @asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     """The app behind the service's own protocol, on a port of its own."""
-    config = uvicorn.Config(app, http=Protocol, port=0, lifespan="off", log_config=None)
+    config = uvicorn.Config(app, http=Protocol, port=0, ws="none", lifespan="off", log_config=None)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

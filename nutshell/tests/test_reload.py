@@ -1,5 +1,6 @@
 """`make run`: the service starts anew when its sources change, and applies no migration by itself."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,3 +69,14 @@ def test_new_migration_is_announced_and_not_applied(service: Service, tree: Path
     done = alembic(f"sqlite:///{tree}/test.db", "upgrade", "head", tree=tree)
     assert done.returncode == 0, done.stderr
     wait_until(lambda: httpx.get(f"{service.url}/readyz").status_code == 200)
+
+
+def test_service_ends_with_its_terminal(tree: Path) -> None:
+    """Its parent, like make, leads the session, and waits when the terminal is closed."""
+    master, terminal = os.openpty()
+    parent = ["sh", "-c", f'trap : HUP; "$@" <{os.ttyname(terminal)}; exit $?', "sh"]
+    variables: Variables = {"DATABASE_URL": f"sqlite:///{tree}/test.db"}
+    with Service(variables, tree=tree, wrapper=parent, reload=True) as service:
+        os.close(terminal)
+        os.close(master)
+        assert service.process.wait(30) == 0
