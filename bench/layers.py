@@ -54,7 +54,6 @@ async def take_apart() -> str:
     from models import User, UserFilter, UserRead
     from nutshell.database import SessionDep, reader
     from nutshell.fields import Id
-    from nutshell.paging import as_dicts
     from nutshell.protocol import Protocol
     from nutshell.tests.asgi import call
 
@@ -75,10 +74,11 @@ async def take_apart() -> str:
     users: Any = User.__table__  # type: ignore[attr-defined]
     one = select(users).where(users.c.id == bindparam("id"))
     fifty = UserFilter()
-    page = fifty.select(User, UserRead)
+    (page,) = fifty.in_order(fifty.select(User, UserRead))
+    page = page.limit(fifty.size + 1)
     async with AsyncSession(engine) as opened:
         user = await opened.get_one(User, 77)
-        rows = as_dicts(await opened.exec(page))
+        rows = (await opened.exec(page)).all()
     answer, answers = TypeAdapter(UserRead), TypeAdapter(list[UserRead])
     shown_one = answer.validate_python(user, from_attributes=True)
     shown = answers.validate_python(rows, from_attributes=True)
@@ -130,7 +130,7 @@ async def take_apart() -> str:
 
     async def load_page() -> None:
         async with AsyncSession(engine) as session:
-            as_dicts(await session.exec(page))
+            (await session.exec(page)).all()
 
     async def now(function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
         function(*arguments, **options)
@@ -149,7 +149,7 @@ async def take_apart() -> str:
             "load": load,
             "load page": load_page,
             "query": asking("/layers/page?limit=50"),
-            "build page": lambda: now(fifty.select, User, UserRead),
+            "build page": lambda: now(lambda: fifty.in_order(fifty.select(User, UserRead))),
             "validate": lambda: now(answer.validate_python, user, from_attributes=True),
             "validate page": lambda: now(answers.validate_python, rows, from_attributes=True),
             "serialize": lambda: now(answer.dump_json, shown_one),
