@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import URL, create_engine
 from sqlmodel import Field, SQLModel
 
-from nutshell.tests.fixtures import Pools, assert_problem
+from nutshell.tests.fixtures import Pools, assert_problem, use_pools
 from nutshell.database import SessionDep
 from nutshell.fields import (
     BIGINT,
@@ -35,6 +35,7 @@ from nutshell.fields import (
 )
 from nutshell.paging import Page
 from nutshell.routes import ReplyDep
+from nutshell.tests.pgbouncer import PROGRAM, PgBouncer
 from nutshell.tests.postgres import Postgres
 
 PLAIN = {"accept-encoding": "identity"}
@@ -225,18 +226,48 @@ async def test_whatever_is_accepted_is_shown_as_it_was_sent(
     await assert_round_trip(client, samples, data)
 
 
+OTHER_SETTINGS = {
+    "timezone": "America/New_York",
+    "datestyle": "German",
+    "client_encoding": "LATIN1",
+    "intervalstyle": "sql_standard",
+    "bytea_output": "escape",
+}
+
+
+@pytest.fixture
+def foreign(url: URL, postgres: Postgres) -> Iterator[None]:
+    """Gives the database other defaults than ours."""
+    for name, value in OTHER_SETTINGS.items():
+        postgres.execute(f"ALTER DATABASE {url.database} SET {name} = '{value}'")
+    yield
+    postgres.execute(f"ALTER DATABASE {url.database} RESET ALL")
+
+
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 async def test_server_with_other_settings_shows_the_same(
-    client: httpx.AsyncClient, samples: str, url: URL, pools: Pools, postgres: Postgres
+    foreign: None, client: httpx.AsyncClient, samples: str
 ) -> None:
-    name = url.database
-    ours = {"timezone": "America/New_York", "datestyle": "German", "client_encoding": "LATIN1"}
-    for setting, value in ours.items():
-        postgres.execute(f"ALTER DATABASE {name} SET {setting} = '{value}'")
-    try:
-        await pools.dispose()
+    for number in range(len(ENDS["instant"])):
+        data = {field: values[number % len(values)] for field, values in ENDS.items()}
+        await assert_round_trip(client, samples, data)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PROGRAM is None, reason="Debian's pgbouncer is not installed")
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+async def test_server_with_other_settings_shows_the_same_through_a_pooler(
+    foreign: None,
+    client: httpx.AsyncClient,
+    samples: str,
+    url: URL,
+    postgres: Postgres,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with PgBouncer(postgres, str(url.database)) as bouncer:
+        pooled = Pools(bouncer.url(), 4)
+        use_pools(pooled, monkeypatch)
         for number in range(len(ENDS["instant"])):
             data = {field: values[number % len(values)] for field, values in ENDS.items()}
             await assert_round_trip(client, samples, data)
-    finally:
-        postgres.execute(f"ALTER DATABASE {name} RESET ALL")
+        await pooled.dispose()

@@ -80,6 +80,7 @@ async def count_torn(client: httpx.AsyncClient, path: str, rename: str, answers:
     return sum({book["title"] for book in answer["books"]} != {answer["place"]} for answer in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.torn
 async def test_parent_and_children_are_of_one_moment(
     client: httpx.AsyncClient, routes: FastAPI, shelf: dict[str, Any]
