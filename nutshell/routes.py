@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from fastapi import Depends, HTTPException, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
+from fastapi.params import Form
 from fastapi.routing import APIRoute
 from pydantic.fields import FieldInfo
 from sqlalchemy import func
@@ -108,29 +109,27 @@ class ResourceRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         tagged, keyed = self.single or self.listing, self.methods == {"POST"}
-        with_body = bool(self.body_field)
+        with_json = self.body_field is not None and not isinstance(self.body_field.field_info, Form)
         repeatable = list_parameters(self.dependant)
 
         async def handle_resource(request: Request) -> Response:
             check_access(request)  # before the body is read
             if request.scope["query_string"]:
                 check_repetition(request, repeatable)
-            if with_body:
+            if with_json:
                 check_body(request)
             if keyed and "idempotency-key" in request.headers:
                 answer = await run_once(request, handle)
             else:
                 answer = await handle(request)
-            return (
-                tag_answer(request, answer)
-                if tagged and not isinstance(answer, STREAMS)
-                else answer
-            )
+            if tagged and not isinstance(answer, STREAMS):
+                return tag_answer(request, answer)
+            return answer
 
         return handle_resource
 
 
-def add_root_path(request: Request, answer: Response) -> None:
+def prefix_location(request: Request, answer: Response) -> None:
     """Puts the path below which the service is mounted before a `Location` such as `/books/1`.
 
     It names no host (RFC 3986, section 4.2): what the caller's `Host` says is not repeated.
