@@ -7,7 +7,7 @@ BIN := .venv/bin
 # DATABASE=postgresql gives it a new PostgreSQL, whose data go when it stops.
 run: .venv/$(if $(DATABASE),dev,run)
 	@$(if $(filter-out postgresql,$(DATABASE)),echo "DATABASE can be postgresql." >&2; exit 2)
-	@trap 'exit 0' INT; TRACE=1 $(if $(DATABASE),$(BIN)/python -m nutshell.tests.postgres) $(BIN)/python -m nutshell --reload
+	@trap 'exit 0' INT; TRACE=1 OPEN_LOCAL=1 $(if $(DATABASE),$(BIN)/python -m nutshell.tests.postgres) $(BIN)/python -m nutshell --reload
 
 test: .venv/dev
 	$(BIN)/pytest -m "not slow and not soak" --cov

@@ -11,7 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nutshell.errors import failure
+from nutshell.errors import failure, problem
 from nutshell.settings import settings
 
 logger = logging.getLogger(__name__)
@@ -21,13 +21,11 @@ MAX_BODY = 1024 * 1024
 BODY_SILENCE = 30  # seconds without a byte of a body that is not complete
 BODY_SECONDS = 120  # for all of it
 
-MAX_PATH = 200  # letters of a path in the log
+MAX_PATH = 200  # letters of a path, or of a method, in the log
 
 # What a page on another origin may read of an answer.
 EXPOSED = ["Link", "Location", "ETag", "Retry-After", "X-Request-ID"]
 EXPOSED += ["X-Total-Count", "Preference-Applied"]
-
-CLOSE = {"Connection": "close"}  # nobody waits for the rest of a body that was refused
 
 # Of the request under way: in its answer, and in every line of the log.
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
@@ -43,7 +41,7 @@ def hide_address(word: re.Match[str]) -> str:
 
 
 def too_large() -> HTTPException:
-    return HTTPException(413, f"A body may have {MAX_BODY} bytes at most.", CLOSE)
+    return HTTPException(413, f"A body may have {MAX_BODY} bytes at most.")
 
 
 class Formatter(logging.Formatter):
@@ -93,13 +91,16 @@ class Edge:
         try:
             await self.inner(scope, receive, send_with_id)
         finally:
+            method = scope["method"][:MAX_PATH]
             path = scope["raw_path"][:MAX_PATH].decode("latin-1")  # without the query
             took = (perf_counter() - started) * 1000
             more = scope.get("trace", "")  # of trace.py, when the live view is on
-            logger.info("%s %s %d %.1f ms%s", scope["method"], path, status, took, more)
+            logger.info("%s %s %d %.1f ms%s", method, path, status, took, more)
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        declared = int(dict(scope["headers"]).get(b"content-length", 0))
+        headers = dict(scope["headers"])
+        declared = headers.get(b"content-length", b"0")
+        refused = len(declared) > 20 or int(declared) > MAX_BODY  # zeros may lead it
         received, started, complete = 0, False, False
         deadline = get_running_loop().time() + BODY_SECONDS
 
@@ -107,13 +108,13 @@ class Edge:
             nonlocal received, complete
             if complete:  # what is left to hear of is that the client goes away
                 return await receive()
-            if declared > MAX_BODY:
+            if refused:
                 raise too_large()
             try:
                 async with timeout_at(min(deadline, get_running_loop().time() + BODY_SILENCE)):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, "The body did not arrive in time.", CLOSE) from None
+                raise HTTPException(408, "The body did not arrive in time.") from None
             received += len(message.get("body", b""))
             if received > MAX_BODY:
                 raise too_large()
@@ -127,10 +128,14 @@ class Edge:
 
         if scope["method"] == "HEAD":  # the server drops the body
             scope = dict(scope, method="GET")
+        if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            # RFC 9112, 6.1
+            await problem(501, "Send the body as it is, or chunked.")(scope, receive, send)
+            return
         try:
             await self.app(scope, receive_limited, watch_start)
         except Exception:
             if started:
                 raise  # too late for another answer
-            logger.exception("%s failed", scope["method"])
+            logger.exception("%s failed", scope["method"][:MAX_PATH])
             await failure()(scope, receive, send)
