@@ -66,7 +66,8 @@ def check_trace(request: Request) -> None:
         raise HTTPException(403, "The trace is for local calls only.")
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if settings.api_token is None or scheme.lower() == "bearer":
-        return check_access(request)
+        check_access(request)
+        return
     password = ""
     with suppress(ValueError):  # not base64
         password = base64.b64decode(given).decode("latin-1").partition(":")[2]
