@@ -4,6 +4,7 @@ import asyncio
 import os
 import select
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -18,6 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 WAIT = 4  # seconds that a request waits for a connection
 HOLD = 4  # seconds that it may keep one
+LONG = 100_000  # instructions of SQLite, some milliseconds, after which a statement is long
+PAUSE = 0.01  # seconds until a long statement looks again whether it is its turn
 CANCEL = 1  # seconds that the server has, after those, to stop what it does for it
 
 
@@ -53,14 +56,16 @@ class Pool:
 
 def make_pools(url: URL, size: int, read_url: URL | None = None) -> tuple[Pool, Pool]:
     """Makes the reader and the writer. They connect on first use."""
-    reader = make_engine(read_url or url, size, autocommit=True)
+    # Connections to a file are cheap, and long searches, which wait for each other, hold some.
+    reader_size = 4 * size if url.get_backend_name() == "sqlite" else size
+    reader = make_engine(read_url or url, reader_size, autocommit=True)
     # SQLite has one write lock. With one connection the writers queue here, in order, and do not
     # fight for the lock.
     writer_size = 1 if url.get_backend_name() == "sqlite" else size
     writer = make_engine(url, writer_size)
     if url.get_backend_name() == "sqlite":
         event.listen(writer.sync_engine, "begin", begin_immediate)
-    return Pool(reader, size), Pool(writer, writer_size)
+    return Pool(reader, reader_size), Pool(writer, writer_size)
 
 
 def make_engine(url: URL, size: int, *, autocommit: bool = False) -> AsyncEngine:
@@ -84,6 +89,7 @@ def make_engine(url: URL, size: int, *, autocommit: bool = False) -> AsyncEngine
         )
         engine = create_async_engine(file, **options)
         event.listen(engine.sync_engine, "connect", prepare_sqlite)
+        queue_long_statements(engine)
         event.listen(engine.sync_engine, "connect", remember_file(url.database))
         event.listen(engine.sync_engine, "checkout", check_file(url.database))
         return engine
@@ -102,6 +108,57 @@ def prepare_sqlite(connection: Any, _: object) -> None:
         connection.execute(f"PRAGMA {pragma}").close()
     # SQLite's own lower() knows only ASCII.
     connection.create_function("lower", 1, lower, deterministic=True)
+
+
+class Statement:
+    """What a connection to SQLite runs: since when, and whether it has turned out to be long."""
+
+    began = 0.0
+    long = False
+
+
+def queue_long_statements(engine: AsyncEngine) -> None:
+    """Lets one long statement run at a time, the oldest first, and interrupts it after a limit.
+
+    Each runs in a thread of its own. Several that scan a large table would leave no processor to
+    the short ones, nor to the event loop.
+    """
+    running: set[Statement] = set()
+
+    def watch(connection: Any, record: Any) -> None:
+        statement = record.info["statement"] = Statement()
+
+        def pause() -> bool:
+            """SQLite calls this in the connection's thread. True interrupts the statement."""
+            statement.long = True
+            while (now := time.monotonic()) < statement.began + WAIT + HOLD:
+                # A request that was cancelled may have left one behind: that one is no obstacle.
+                if not any(
+                    other.long and now - WAIT - HOLD < other.began < statement.began
+                    for other in list(running)
+                ):
+                    return False
+                time.sleep(PAUSE)
+            return True
+
+        connection.run_async(lambda driver: driver.set_progress_handler(pause, LONG))
+
+    def begin(connection: Connection, *_: Any) -> None:
+        statement: Statement = connection.connection.info["statement"]
+        statement.began, statement.long = time.monotonic(), False
+        running.add(statement)
+
+    def end(connection: Connection, *_: Any) -> None:
+        running.discard(connection.connection.info["statement"])
+
+    def fail(context: ExceptionContext) -> None:
+        if context.connection is not None:
+            end(context.connection)
+
+    event.listen(engine.sync_engine, "connect", watch)
+    event.listen(engine.sync_engine, "before_cursor_execute", begin)
+    event.listen(engine.sync_engine, "after_cursor_execute", end)
+    event.listen(engine.sync_engine, "handle_error", fail)
 
 
 def file_number(path: str | None) -> tuple[int, int] | None:
