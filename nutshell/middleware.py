@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 # In bytes. A batch of 100 rows with every character escaped fits.
 MAX_BODY = 1024 * 1024
+MAX_FIELDS = 5_000  # of its JSON: to report that each is unknown would take long
 BODY_SILENCE = 30  # seconds without a byte of a body that is not complete
 BODY_SECONDS = 120  # for all of it
 
@@ -101,11 +102,12 @@ class Edge:
         headers = dict(scope["headers"])
         declared = headers.get(b"content-length", b"0")
         refused = len(declared) > 20 or int(declared) > MAX_BODY  # zeros may lead it
-        received, started, complete = 0, False, False
+        received = quotes = colons = 0
+        started = complete = False
         deadline = get_running_loop().time() + BODY_SECONDS
 
         async def receive_limited() -> Message:
-            nonlocal received, complete
+            nonlocal received, quotes, colons, complete
             if complete:  # what is left to hear of is that the client goes away
                 return await receive()
             if refused:
@@ -115,9 +117,14 @@ class Edge:
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, "The body did not arrive in time.") from None
-            received += len(message.get("body", b""))
+            body = message.get("body", b"")
+            received += len(body)
             if received > MAX_BODY:
                 raise too_large()
+            # A field has two quotes and a colon.
+            quotes, colons = quotes + body.count(b'"'), colons + body.count(b":")
+            if min(quotes // 2, colons) > MAX_FIELDS:
+                raise HTTPException(413, f"A body may have {MAX_FIELDS} fields at most.")
             complete = not message.get("more_body")
             return message
 

@@ -136,6 +136,15 @@ def lists_tag(header: str, tag: str) -> bool:
     return header == "*" or tag in [part.strip() for part in header.split(",")]
 
 
+def accepts_gzip(request: Request) -> bool:
+    """Whether the caller takes a compressed answer (RFC 9110, 12.5.3)."""
+    weights = {}
+    for part in request.headers.get("accept-encoding", "").lower().split(","):
+        coding, _, weight = part.partition(";")
+        weights[coding.strip()] = weight.strip()
+    return not re.fullmatch(r"q=0(\.0*)?", weights.get("gzip", weights.get("*", "q=0")))
+
+
 def tag_answer(request: Request, answer: Response) -> Response:
     """Sets the `ETag`. A GET whose caller has this very answer gets 304 (RFC 9110, 13.1.2)."""
     tag = make_tag(bytes(answer.body))
@@ -145,7 +154,7 @@ def tag_answer(request: Request, answer: Response) -> Response:
     headers = dict(REVALIDATE)
     if len(answer.body) >= WORTH_COMPRESSING:
         headers["Vary"] = "Accept-Encoding"
-        if "gzip" in request.headers.get("accept-encoding", ""):
+        if accepts_gzip(request):
             tag = f"{tag[:-1]}{GZIPPED}"  # other bytes have another tag (RFC 9110, 8.8.1)
     headers["ETag"] = tag
     known = request.headers.get("if-none-match")
