@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nutshell.middleware import MAX_BODY
-from nutshell.tests.service import TOKEN, Service, Variables, resident_megabytes
+from nutshell.tests.service import TOKEN, Service, Variables, resident_megabytes, sockets
 
 pytestmark = pytest.mark.slow
 
@@ -259,16 +259,10 @@ def connect(service: Service) -> socket.socket:
     return socket.create_connection(("127.0.0.1", service.port), timeout=20)
 
 
-def connections(service: Service) -> int:
-    """How many the process holds, as its file descriptors tell."""
-    folder = Path(f"/proc/{service.process.pid}/fd")
-    return sum(os.readlink(entry).startswith("socket:") for entry in folder.iterdir())
-
-
 def wait_for_connections(service: Service, most: int, seconds: float) -> float:
     began = time.monotonic()
-    while connections(service) > most:
-        assert time.monotonic() < began + seconds, f"{connections(service)} are still open"
+    while sockets(service.process.pid) > most:
+        assert time.monotonic() < began + seconds, f"{sockets(service.process.pid)} are still open"
         time.sleep(0.2)
     return time.monotonic() - began
 
@@ -303,7 +297,7 @@ def alone(tmp_path: Path) -> Iterator[Service]:
 def test_callers_who_never_read_cost_little_and_are_left(alone: Service) -> None:
     pipelined = b"GET /openapi.json HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 1000
     exchange(alone, request(b"/openapi.json", method=b"GET"))  # made once
-    before, open_before = resident_megabytes(alone.process.pid), connections(alone)
+    before, open_before = resident_megabytes(alone.process.pid), sockets(alone.process.pid)
     with ExitStack() as stack:
         callers = [stack.enter_context(connect(alone)) for _ in range(20)]
         for caller in callers:
@@ -324,7 +318,7 @@ def test_callers_who_never_read_cost_little_and_are_left(alone: Service) -> None
 def test_bodies_after_a_refusal_are_left(alone: Service) -> None:
     refused = request(length=10**6, body=b"x").replace(TOKEN.encode(), b"wrong")
     chunked = refused.replace(b"content-length: 1000000", b"transfer-encoding: chunked")[:-1]
-    open_before = connections(alone)
+    open_before = sockets(alone.process.pid)
     with ExitStack() as stack:
         silent = [stack.enter_context(connect(alone)) for _ in range(120)]
         for caller in silent:
