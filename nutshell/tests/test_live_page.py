@@ -73,7 +73,7 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium i
 
 def test_without_trace_nothing_listens() -> None:
     for engine in (database.reader.engine.sync_engine, database.writer.engine.sync_engine):
-        for name in ("checkin", "commit", "rollback"):
+        for name in ("commit", "rollback"):
             assert not list(getattr(engine.dispatch, name))
     assert "connect" not in vars(database.writer.engine.sync_engine.pool)
 
