@@ -7,6 +7,8 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -27,9 +29,10 @@ CANCEL = 1  # seconds that the server has, after those, to stop what it does for
 class Pool:
     """An engine, and the queue of the requests that wait for one of its connections."""
 
-    def __init__(self, engine: AsyncEngine, size: int) -> None:
+    def __init__(self, engine: AsyncEngine, size: int, spare: int = 0) -> None:
         self.engine = engine
         self.size = size
+        self.spare = spare  # connections beyond those, for long statements
         # SQLAlchemy's pool hands a connection to whoever asks next, however long others have
         # waited (its issue 7679). A semaphore serves them in the order of asking.
         self.free = asyncio.Semaphore(size)
@@ -48,24 +51,51 @@ class Pool:
                 raise PoolTimeout("every connection stayed busy") from None
         else:
             await self.free.acquire()
+        turn = Turn(self)
+        current_turn.set(turn)
         try:
             yield
         finally:
-            self.free.release()
+            turn.end()
+
+
+class Turn:
+    """The right of a request to one connection."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.counts = True
+
+    def lend(self) -> None:
+        """Lets another request in while this one's statement takes long, on a spare connection."""
+        if self.counts and self.pool.spare:
+            self.counts = False
+            self.pool.spare -= 1
+            self.pool.free.release()
+
+    def end(self) -> None:
+        if self.counts:
+            self.counts = False
+            self.pool.free.release()
+        else:
+            self.pool.spare += 1
+
+
+current_turn: ContextVar[Turn | None] = ContextVar("turn", default=None)
 
 
 def make_pools(url: URL, size: int, read_url: URL | None = None) -> tuple[Pool, Pool]:
     """Makes the reader and the writer. They connect on first use."""
-    # Connections to a file are cheap, and long searches, which wait for each other, hold some.
-    reader_size = 4 * size if url.get_backend_name() == "sqlite" else size
-    reader = make_engine(read_url or url, reader_size, autocommit=True)
+    # Connections to a file are cheap: long searches have some of their own.
+    spare = 3 * size if url.get_backend_name() == "sqlite" else 0
+    reader = make_engine(read_url or url, size + spare, autocommit=True)
     # SQLite has one write lock. With one connection the writers queue here, in order, and do not
     # fight for the lock.
     writer_size = 1 if url.get_backend_name() == "sqlite" else size
     writer = make_engine(url, writer_size)
     if url.get_backend_name() == "sqlite":
         event.listen(writer.sync_engine, "begin", begin_immediate)
-    return Pool(reader, reader_size), Pool(writer, writer_size)
+    return Pool(reader, size, spare), Pool(writer, writer_size)
 
 
 def make_engine(url: URL, size: int, *, autocommit: bool = False) -> AsyncEngine:
@@ -115,13 +145,14 @@ class Statement:
 
     began = 0.0
     long = False
+    lend: Callable[[], object] | None = None
 
 
 def queue_long_statements(engine: AsyncEngine) -> None:
     """Lets one long statement run at a time, the oldest first, and interrupts it after a limit.
 
     Each runs in a thread of its own. Several that scan a large table would leave no processor to
-    the short ones, nor to the event loop.
+    the short ones, nor to the event loop. They do not hold up those that wait for a connection.
     """
     running: set[Statement] = set()
 
@@ -130,7 +161,10 @@ def queue_long_statements(engine: AsyncEngine) -> None:
 
         def pause() -> bool:
             """SQLite calls this in the connection's thread. True interrupts the statement."""
-            statement.long = True
+            if not statement.long:
+                statement.long = True
+                if statement.lend is not None:
+                    statement.lend()
             while (now := time.monotonic()) < statement.began + WAIT + HOLD:
                 # A request that was cancelled may have left one behind: that one is no obstacle.
                 if not any(
@@ -146,6 +180,9 @@ def queue_long_statements(engine: AsyncEngine) -> None:
     def begin(connection: Connection, *_: Any) -> None:
         statement: Statement = connection.connection.info["statement"]
         statement.began, statement.long = time.monotonic(), False
+        if (turn := current_turn.get()) is not None:
+            loop = asyncio.get_running_loop()
+            statement.lend = partial(loop.call_soon_threadsafe, turn.lend)
         running.add(statement)
 
     def end(connection: Connection, *_: Any) -> None:
