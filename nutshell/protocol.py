@@ -43,7 +43,7 @@ TOO_LARGE = (
 
 
 class Reader(asyncio.BufferedProtocol):
-    """Hands what arrives to the Protocol, a little at a time: a Protocol of its own gets 256 KiB."""
+    """Passes what arrives to the Protocol in small parts. The event loop would pass on 256 KiB."""
 
     buffer = memoryview(bytearray(READ))  # emptied before the next connection is read
 
@@ -115,7 +115,8 @@ class Protocol(ZttpProtocol):
             if self.deadline is None:
                 self.expect_head()
         elif not self.cycle.more_body:
-            # The next request, before the answer to this one. on_response_complete reads on.
+            # The next request, before the answer to this one. When that is complete, uvicorn's
+            # on_response_complete resumes reading.
             self.flow.pause_reading()
         super().data_received(data)
         if self.busy or not self.received:
@@ -135,7 +136,8 @@ class Protocol(ZttpProtocol):
             if event.target.startswith((b"http://", b"https://")):
                 self.take_host(event.path)
             if cycle.more_body:
-                # An answer before the end of the body is the last: nobody waits for the rest.
+                # An answer before the end of the body is the last: nobody waits for the rest. uvicorn
+                # would close at once, or, without the header, go on reading.
                 cycle.default_headers = [*cycle.default_headers, CLOSE]
                 cycle.transport = SimpleNamespace(  # type: ignore[assignment]
                     write=self.transport.write,
