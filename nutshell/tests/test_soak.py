@@ -113,6 +113,8 @@ def test_load_of_all_verbs(postgres: Postgres) -> None:
                     connection.sendall(whole)
                     connection.shutdown(socket.SHUT_WR)
                 connection.recv(1000)
+        for left in unread:
+            left.close()
 
     with Service(variables) as service:
         sizes: list[float] = []
