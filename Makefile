@@ -8,7 +8,7 @@ $(if $(filter-out postgresql,$(DATABASE)),$(error DATABASE can be postgresql))
 
 # DATABASE=postgresql starts a new PostgreSQL too, whose data go when it stops.
 run: .venv/$(or $(DATABASE),run)
-	@TRACE=1 exec $(if $(DATABASE),$(BIN)/python -m nutshell.tests.postgres) $(BIN)/python -m nutshell --reload
+	@TRACE=1 OPEN_LOCAL=1 exec $(if $(DATABASE),$(BIN)/python -m nutshell.tests.postgres) $(BIN)/python -m nutshell --reload
 
 # Adds a few rows to the service that `make run` runs.
 demo: .venv/run
@@ -25,8 +25,11 @@ slow: .venv/dev
 soak: .venv/dev
 	$(BIN)/pytest -m soak -n 0 --timeout 0 -rP
 
-# For as long as one likes: FUZZ_EXAMPLES inputs for each operation and phase, a new seed each time.
+# For as long as one likes: FUZZ_EXAMPLES inputs for each operation and phase, a new seed each time;
+# before them, ten times as many requests with bytes changed.
 fuzz: .venv/dev
+	FUZZ_EXAMPLES=$$(($${FUZZ_EXAMPLES:-1000} * 10)) FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} \
+		$(BIN)/pytest -n 2 --timeout 0 -rP nutshell/tests/test_hostile.py -k mutated
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} \
 		$(BIN)/pytest -m slow -n 2 --timeout 0 -rP tests/test_fuzz.py
 

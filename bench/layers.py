@@ -201,6 +201,7 @@ def main() -> None:
         # Before the engines are made, which is when nutshell.database is imported.
         settings.database_url = server.create_database("filled")
         settings.pool_size = 10
+        settings.open_local = True
 
         from nutshell.__main__ import LOGGING
         from nutshell.app import MIGRATIONS

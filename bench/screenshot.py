@@ -26,7 +26,7 @@ def main() -> None:
         variables: Variables = {"DATABASE_URL": server.url(), "API_TOKEN": TOKEN, "TRACE": 1}
         with (
             Service(variables, tree=checkout()) as service,
-            opened() as page,
+            opened("401 ", password=TOKEN) as page,
             service.client() as client,
         ):
             page.set_viewport_size({"width": 1000, "height": 840})

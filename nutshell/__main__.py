@@ -70,8 +70,13 @@ def describe(*, reload: bool = False) -> str:
         url += " (a PaaS discards this file; set DATABASE_URL)"
     if settings.database_read_url is not None:
         url += f", reads from {without_secrets(settings.database_read_url)}"
-    access = "callers with the token" if settings.api_token else "local callers only, no API_TOKEN"
-    return f"Database {url}. Open to {access}."
+    if settings.api_token:
+        access = "Open to callers with the token."
+    elif settings.open_local:
+        access = "Open to local callers only, no API_TOKEN."
+    else:
+        access = "Closed, but for health and documentation: set API_TOKEN."
+    return f"Database {url}. {access}"
 
 
 class Supervisor(Multiprocess):

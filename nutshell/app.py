@@ -18,7 +18,7 @@ import uvicorn
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Response
 from fastapi.middleware import Middleware
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel
@@ -26,7 +26,7 @@ from sqlalchemy import URL, NullPool, create_engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from nutshell import database
-from nutshell.access import SECURITY_SCHEMES, is_local
+from nutshell.access import SECURITY_SCHEMES, check_trace
 from nutshell.docs import add_docs
 from nutshell.engines import make_engine
 from nutshell.errors import HANDLERS, describe_problems, documented
@@ -106,7 +106,7 @@ def create_app(title: str, summary: str, **options: Any) -> FastAPI:
     if settings.trace:
         from nutshell import live
 
-        live.watch(app, is_local)
+        live.watch(app, check_trace)
     else:
         app.add_api_route("/trace", explain_trace, include_in_schema=False)
     app.router.route_class = ResourceRoute
@@ -255,19 +255,24 @@ class Prober:
 prober = Prober(settings.database_url)
 
 
+NO_STORE = {"Cache-Control": "no-store"}  # some caches keep an answer that does not forbid it
+
+
 class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-async def read_health() -> Health:
+async def read_health(response: Response) -> Health:
     """Tells that the process is alive."""
+    response.headers.update(NO_STORE)
     return Health()
 
 
-async def read_readiness() -> Health:
+async def read_readiness(response: Response) -> Health:
     """Tells whether the database answers, takes writes, and has the schema of this service."""
     if reason := await prober.find_reason():
-        raise HTTPException(503, reason)
+        raise HTTPException(503, reason, NO_STORE)
+    response.headers.update(NO_STORE)
     return Health()
 
 

@@ -49,7 +49,12 @@ def tag_answer(request: Request, answer: Response) -> Response:
 
 
 def accepts_gzip(request: Request) -> bool:
-    return "gzip" in request.headers.get("accept-encoding", "")
+    """Whether the caller takes a compressed answer (section 12.5.3)."""
+    weights = {}
+    for part in request.headers.get("accept-encoding", "").lower().split(","):
+        coding, _, weight = part.partition(";")
+        weights[coding.strip()] = weight.strip()
+    return not re.fullmatch(r"q=0(\.0*)?", weights.get("gzip", weights.get("*", "q=0")))
 
 
 def matches(given: list[str], tag: str) -> bool:

@@ -8,6 +8,8 @@ from importlib.resources import files
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 
+from nutshell.conditional import accepts_gzip
+
 ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",
     "swagger-ui.css": "text/css",
@@ -46,7 +48,7 @@ async def read_asset(name: str, request: Request) -> Response:
         raise HTTPException(404)
     content, compressed = load_asset(name)
     headers = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
-    if "gzip" in request.headers.get("accept-encoding", ""):
+    if accepts_gzip(request):
         content = compressed
         headers["Content-Encoding"] = "gzip"
     return Response(content, headers=headers, media_type=ASSETS[name])

@@ -4,26 +4,26 @@ import asyncio
 import os
 import select
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 from urllib.parse import quote
 
 import psycopg
-from sqlalchemy import URL, Connection, event
+from sqlalchemy import URL, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from nutshell.guards import follow_change
+from nutshell.sqlite import begin_immediate, on_long, prepare_engine
 
 WAIT = 4  # seconds that a request waits for a connection
 HOLD = 4  # seconds that it may keep one
-longest_hold: ContextVar[float] = ContextVar(
-    "longest_hold"
-)  # another HOLD, for work after the answer
+# Another HOLD, for work after the answer.
+longest_hold: ContextVar[float] = ContextVar("longest_hold")
 CANCEL = 1  # seconds to wait, after those, for the server to cancel the statement
 
 # libpq takes these from the environment alone: `options` are refused by poolers. Without them a
@@ -46,9 +46,10 @@ POSTGRESQL = {
 class Pool:
     """An engine, and the queue of the requests that wait for one of its connections."""
 
-    def __init__(self, engine: AsyncEngine, size: int) -> None:
+    def __init__(self, engine: AsyncEngine, size: int, spare: int = 0) -> None:
         self.engine = engine
         self.size = size
+        self.spare = spare  # connections beyond those, for long statements
         # SQLAlchemy's pool hands a connection to whoever asks next, however long others have
         # waited (its issue 7679). A semaphore serves them in the order of asking.
         self.free = asyncio.Semaphore(size)
@@ -67,10 +68,12 @@ class Pool:
                 raise PoolTimeout("every connection stayed busy") from None
         else:
             await self.free.acquire()
+        slot = Slot(self)
+        on_long.set(slot.lend)
         try:
             yield
         finally:
-            self.free.release()
+            slot.give_back()
 
     async def begin_snapshot(self, session: AsyncSession) -> None:
         """Begins a transaction in which every statement sees the same moment. It must be the first."""
@@ -84,9 +87,33 @@ class Pool:
             await connection.exec_driver_sql("BEGIN")
 
 
+class Slot:
+    """The right of a request to one of the pool's connections."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.held = True
+
+    def lend(self) -> None:
+        """Lets the next request in while a statement of this one takes long, on a spare connection."""
+        if self.held and self.pool.spare:
+            self.held = False
+            self.pool.spare -= 1
+            self.pool.free.release()
+
+    def give_back(self) -> None:
+        if self.held:
+            self.held = False
+            self.pool.free.release()
+        else:
+            self.pool.spare += 1
+
+
 def make_pools(url: URL, size: int, read_url: URL | None = None) -> tuple[Pool, Pool]:
     """Makes the reader and the writer. They connect on first use."""
-    reader = make_engine(read_url or url, size, autocommit=True)
+    # Connections to a file are cheap: long searches have some of their own.
+    spare = 3 * size if url.get_backend_name() == "sqlite" else 0
+    reader = make_engine(read_url or url, size + spare, autocommit=True)
     # SQLite has one write lock. With one connection the writers queue here, in order, and do not
     # fight for the lock.
     writer_size = 1 if url.get_backend_name() == "sqlite" else size
@@ -94,7 +121,7 @@ def make_pools(url: URL, size: int, read_url: URL | None = None) -> tuple[Pool, 
     event.listen(writer.sync_engine, "before_cursor_execute", follow_change)
     if url.get_backend_name() == "sqlite":
         event.listen(writer.sync_engine, "begin", begin_immediate)
-    return Pool(reader, size), Pool(writer, writer_size)
+    return Pool(reader, size, spare), Pool(writer, writer_size)
 
 
 def make_engine(url: URL, size: int, *, autocommit: bool = False) -> AsyncEngine:
@@ -117,9 +144,8 @@ def make_engine(url: URL, size: int, *, autocommit: bool = False) -> AsyncEngine
             query={"mode": "rw", "uri": "true"},
         )
         engine = create_async_engine(file, **options)
-        event.listen(engine.sync_engine, "connect", prepare_sqlite)
-        event.listen(engine.sync_engine, "connect", remember_file(url.database))
-        event.listen(engine.sync_engine, "checkout", check_file(url.database))
+        # A statement may wait for another to end, as a request for a connection.
+        prepare_engine(engine, url.database, lambda: WAIT + longest_hold.get(HOLD))
         return engine
     options["connect_args"] = POSTGRESQL
     engine = create_async_engine(url, **options)
@@ -128,49 +154,6 @@ def make_engine(url: URL, size: int, *, autocommit: bool = False) -> AsyncEngine
     event.listen(engine.sync_engine, "checkin", clear_deadline)
     event.listen(engine.sync_engine, "handle_error", leave_read_only_server)
     return engine
-
-
-def prepare_sqlite(connection: Any, _: object) -> None:
-    for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):  # WAL: see migrations/env.py
-        connection.execute(f"PRAGMA {pragma}").close()
-    # SQLite's own lower() knows only ASCII, and searches use it to ignore case.
-    connection.create_function("lower", 1, fold_case, deterministic=True)
-
-
-def file_number(path: str | None) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path or "")
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def remember_file(path: str | None) -> Callable[..., None]:
-    def remember(_: object, record: Any) -> None:
-        record.info["file"] = file_number(path)
-
-    return remember
-
-
-def check_file(path: str | None) -> Callable[..., None]:
-    """Leaves a connection to a file that has been deleted or replaced: what it stores is lost."""
-
-    def check(_: object, record: Any, __: object) -> None:
-        if record.info["file"] != file_number(path):
-            raise DisconnectionError
-
-    return check
-
-
-def fold_case(text: str | None) -> str | None:
-    # Python's lower() writes a sigma at the end of a word differently, and so would not find it.
-    return text and text.casefold()
-
-
-def begin_immediate(connection: Connection) -> None:
-    # Takes the write lock at once, and waits for it. A transaction that reads first and takes the
-    # lock later fails with "database is locked", however long it waits.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def check_connection(connection: Any, _: object, __: object) -> None:

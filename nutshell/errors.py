@@ -62,6 +62,8 @@ async def http_error(request: Request, exc: HTTPException) -> Response:
     headers = dict(exc.headers or {})
     if exc.status_code == 405:
         headers["Allow"] = ", ".join(allowed_methods(request))
+    if exc.status_code == 503:
+        headers.setdefault("Retry-After", "1")
     return problem(exc.status_code, exc.detail, headers=headers)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter, time_ns
 from typing import Any, cast
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy import Connection, Engine, event
@@ -272,15 +272,14 @@ async def stream_events() -> AsyncIterator[ServerSentEvent]:
         listeners.discard(queue)
 
 
-def watch(app: FastAPI, is_local: Callable[[Request], bool]) -> None:
-    """Adds the view to the app, for calls of this machine alone."""
+def watch(app: FastAPI, check: Callable[[Request], None]) -> None:
+    """Adds the view to the app, for the callers that `check` lets pass."""
 
-    async def check_local(request: Request) -> None:
-        if not is_local(request):
-            raise HTTPException(403, "The trace is for local calls only.")
+    async def check_access(request: Request) -> None:
+        check(request)
 
     app.add_middleware(TraceRequests)
-    app.include_router(router, dependencies=[Depends(check_local)])
+    app.include_router(router, dependencies=[Depends(check_access)])
     watch_pool("reads", database.reader, autocommits=True)
     watch_pool("writes", database.writer, autocommits=False)
     event.listen(Session, "after_begin", count_session)

@@ -11,23 +11,22 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nutshell.errors import failure
+from nutshell.errors import failure, problem
 from nutshell.settings import settings
 
 logger = logging.getLogger(__name__)
 
 # In bytes. A batch of 100 rows with every character escaped fits.
 MAX_BODY = 1024 * 1024
+MAX_FIELDS = 5_000  # of its JSON: to report that each is unknown would take long
 BODY_SILENCE = 30  # seconds without a byte of a body that is not complete
 BODY_SECONDS = 120  # for all of it
 
-MAX_PATH = 200  # letters of a path in the log
+MAX_PATH = 200  # letters of a path, or of a method, in the log
 
 # What a page on another origin may read of an answer.
 EXPOSED = ["Link", "Location", "ETag", "Retry-After", "X-Request-ID"]
 EXPOSED += ["X-Total-Count", "Preference-Applied"]
-
-CLOSE = {"Connection": "close"}  # nobody waits for the rest of a body that was refused
 
 # Of the request under way: in its answer, and in every line of the log.
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
@@ -43,7 +42,7 @@ def hide_address(word: re.Match[str]) -> str:
 
 
 def too_large() -> HTTPException:
-    return HTTPException(413, f"A body may have {MAX_BODY} bytes at most.", CLOSE)
+    return HTTPException(413, f"A body may have {MAX_BODY} bytes at most.")
 
 
 class Formatter(logging.Formatter):
@@ -93,30 +92,39 @@ class Edge:
         try:
             await self.inner(scope, receive, send_with_id)
         finally:
+            method = scope["method"][:MAX_PATH]
             path = scope["raw_path"][:MAX_PATH].decode("latin-1")  # without the query
             took = (perf_counter() - started) * 1000
             more = scope.get("trace", "")  # of trace.py, when the live view is on
-            logger.info("%s %s %d %.1f ms%s", scope["method"], path, status, took, more)
+            logger.info("%s %s %d %.1f ms%s", method, path, status, took, more)
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        declared = int(dict(scope["headers"]).get(b"content-length", 0))
-        received, started, complete = 0, False, False
+        headers = dict(scope["headers"])
+        declared = headers.get(b"content-length", b"0")
+        refused = len(declared) > 20 or int(declared) > MAX_BODY  # zeros may lead it
+        received = quotes = colons = 0
+        started = complete = False
         deadline = get_running_loop().time() + BODY_SECONDS
 
         async def receive_limited() -> Message:
-            nonlocal received, complete
+            nonlocal received, quotes, colons, complete
             if complete:  # what is left to hear of is that the client goes away
                 return await receive()
-            if declared > MAX_BODY:
+            if refused:
                 raise too_large()
             try:
                 async with timeout_at(min(deadline, get_running_loop().time() + BODY_SILENCE)):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, "The body did not arrive in time.", CLOSE) from None
-            received += len(message.get("body", b""))
+                raise HTTPException(408, "The body did not arrive in time.") from None
+            body = message.get("body", b"")
+            received += len(body)
             if received > MAX_BODY:
                 raise too_large()
+            # A field has two quotes and a colon.
+            quotes, colons = quotes + body.count(b'"'), colons + body.count(b":")
+            if min(quotes // 2, colons) > MAX_FIELDS:
+                raise HTTPException(413, f"A body may have {MAX_FIELDS} fields at most.")
             complete = not message.get("more_body")
             return message
 
@@ -127,10 +135,14 @@ class Edge:
 
         if scope["method"] == "HEAD":  # the server drops the body
             scope = dict(scope, method="GET")
+        if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            # RFC 9112, 6.1
+            await problem(501, "Send the body as it is, or chunked.")(scope, receive, send)
+            return
         try:
             await self.app(scope, receive_limited, watch_start)
         except Exception:
             if started:
                 raise  # too late for another answer
-            logger.exception("%s failed", scope["method"])
+            logger.exception("%s failed", scope["method"][:MAX_PATH])
             await failure()(scope, receive, send)

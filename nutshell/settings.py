@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 from psycopg.pq import Conninfo
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     InstanceOf,
@@ -90,6 +91,13 @@ def split_commas(value: str | list[str]) -> list[str]:
     return value
 
 
+def check_token(value: SecretStr) -> SecretStr:
+    """Refuses what no client can send in a header: HTTP libraries accept ASCII alone."""
+    if not re.fullmatch("[ -~]+", value.get_secret_value()):
+        raise ValueError("use visible ASCII letters alone, at least one")
+    return value
+
+
 DatabaseURL = Annotated[InstanceOf[URL], NoDecode, BeforeValidator(parse_database_url)]
 CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(split_commas)]
 
@@ -100,7 +108,8 @@ class Settings(BaseSettings):
     database_url: DatabaseURL = make_url("sqlite:///./nutshell.db")
     database_read_url: DatabaseURL | None = None
     pool_size: PositiveInt = 4
-    api_token: Annotated[SecretStr, Field(min_length=1)] | None = None
+    api_token: Annotated[SecretStr, AfterValidator(check_token)] | None = None
+    open_local: bool = False
     cors_origins: CommaSeparated = []
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     web_concurrency: PositiveInt = 1

@@ -7,11 +7,11 @@ from contextlib import chdir
 from unittest import mock
 
 # The settings are read here, before anything else: neither the developer's environment nor a
-# `.env` reaches the tests.
+# `.env` reaches the tests. Most of them call without a token.
 with (
     tempfile.TemporaryDirectory() as empty_folder,
     chdir(empty_folder),
-    mock.patch.dict(os.environ, clear=True),
+    mock.patch.dict(os.environ, {"OPEN_LOCAL": "1"}, clear=True),
 ):
     import nutshell.settings  # noqa: F401
 

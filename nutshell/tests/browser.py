@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from playwright.sync_api import ConsoleMessage, Error, Locator, Page, Request, sync_playwright
+from playwright.sync_api import (
+    ConsoleMessage,
+    Error,
+    HttpCredentials,
+    Locator,
+    Page,
+    Request,
+    sync_playwright,
+)
 
 __all__ = ["CHROMIUM", "Locator", "Page", "opened"]
 
@@ -14,10 +22,11 @@ CHROMIUM = shutil.which("chromium")
 
 
 @contextmanager
-def opened(expected: str = "$^") -> Iterator[Page]:
+def opened(expected: str = "$^", password: str | None = None) -> Iterator[Page]:
     """A new page. At the end it must have had no errors, and have called this machine alone.
 
-    `expected` is the pattern of messages on the console that are no errors.
+    `expected` is the pattern of messages on the console that are no errors. `password` is what it
+    types when it is asked for one.
     """
     wrong: list[str] = []
 
@@ -36,7 +45,10 @@ def opened(expected: str = "$^") -> Iterator[Page]:
     with sync_playwright() as playwright:
         # As root, which tests in containers often are, Chromium runs only without its sandbox.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
+        credentials: HttpCredentials | None = None
+        if password is not None:
+            credentials = {"username": "any", "password": password}
+        page = browser.new_page(http_credentials=credentials)
         page.on("console", hear)
         page.on("pageerror", fail)
         page.on("request", ask)

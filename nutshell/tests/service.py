@@ -190,6 +190,15 @@ def resident_megabytes(pid: int) -> float:
     return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1000
 
 
+def sockets(pid: int) -> int:
+    """How many sockets the process has open."""
+    found = 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it may have been closed in the meantime
+            found += os.readlink(entry).startswith("socket:")
+    return found
+
+
 class Service:
     """`web` of the Procfile in a process group of its own. Its log is in `log`."""
 

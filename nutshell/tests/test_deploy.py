@@ -227,9 +227,11 @@ def test_worker_that_starts_slowly_is_not_killed(
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_web_on_new_sqlite_file_starts(tree: Path, production: Bin, workers: int) -> None:
-    with Service({"WEB_CONCURRENCY": workers}, tree=tree, bin_folder=production) as service:
+    variables: Variables = {"WEB_CONCURRENCY": workers, "API_TOKEN": TOKEN}
+    with Service(variables, tree=tree, bin_folder=production) as service:
         assert httpx.get(f"{service.url}/readyz").status_code == 200
-        assert httpx.post(f"{service.url}/books", json={"title": "a"}).status_code == 201
+        made = httpx.post(f"{service.url}/books", json={"title": "a"}, headers=BEARER)
+        assert made.status_code == 201
         assert "a PaaS discards this file" in service.log.read_text()
 
 
@@ -464,7 +466,7 @@ def test_interrupt_while_the_database_is_migrated_ends_quietly(
     with ExitStack() as stack:
         stack.push(service)
         stack.callback(other.close)
-        while "Open to local callers" not in service.log.read_text():
+        while "Closed, but for health" not in service.log.read_text():
             assert time.monotonic() < service.started + 20
             time.sleep(0.02)
         time.sleep(0.5)
@@ -532,7 +534,7 @@ def test_scheme_is_believed_of_trusted_proxies_alone(
 
 
 def test_forged_headers_do_not_open_the_service(tree: Path, production: Bin) -> None:
-    with Service(tree=tree, bin_folder=production) as service:
+    with Service({"OPEN_LOCAL": 1}, tree=tree, bin_folder=production) as service:
         assert httpx.get(f"{service.url}/shelves").status_code == 200
         for name in ("x-forwarded-for", "forwarded", "x-forwarded-host", "x-real-ip", "via"):
             response = httpx.get(f"{service.url}/shelves", headers={name: "127.0.0.1"})

@@ -1,16 +1,21 @@
 """What no client should send, over real connections: a clear refusal, and the process lives on."""
 
 import json
+import os
+import random
+import re
 import socket
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from nutshell.middleware import MAX_BODY
-from nutshell.tests.service import TOKEN, Service, resident_megabytes
+from nutshell.tests.service import TOKEN, Service, Variables, resident_megabytes, sockets
 
 pytestmark = pytest.mark.slow
 
@@ -248,3 +253,177 @@ def test_silent_callers_cost_little_and_are_left(tmp_path: Path) -> None:
             service.process.wait(10)
             print(f"SIGTERM, with 100 half bodies: {time.monotonic() - began:.1f} s")
             assert time.monotonic() - began < 5
+
+
+def connect(service: Service) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", service.port), timeout=20)
+
+
+def wait_for_connections(service: Service, most: int, seconds: float) -> float:
+    began = time.monotonic()
+    while sockets(service.process.pid) > most:
+        assert time.monotonic() < began + seconds, f"{sockets(service.process.pid)} are still open"
+        time.sleep(0.2)
+    return time.monotonic() - began
+
+
+def flood(caller: socket.socket, data: bytes, seconds: float) -> int:
+    """The bytes that the service, or the kernel, takes before it takes no more."""
+    caller.settimeout(1)
+    sent, until = 0, time.monotonic() + seconds
+    try:
+        while time.monotonic() < until:
+            sent += caller.send(data)
+    except OSError:  # it does not read, or has closed
+        pass
+    return sent
+
+
+def health(service: Service) -> float:
+    began = time.monotonic()
+    assert status(exchange(service, request(b"/healthz", method=b"GET"))) == 200
+    return time.monotonic() - began
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Service]:
+    """A service that no other test has called."""
+    with Service({"DATABASE_URL": f"sqlite:///{tmp_path}/test.db", "API_TOKEN": TOKEN}) as service:
+        health(service)
+        yield service
+        assert "Traceback" not in service.log.read_text()
+
+
+def test_callers_who_never_read_cost_little_and_are_left(alone: Service) -> None:
+    pipelined = b"GET /openapi.json HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 1000
+    exchange(alone, request(b"/openapi.json", method=b"GET"))  # made once
+    before, open_before = resident_megabytes(alone.process.pid), sockets(alone.process.pid)
+    with ExitStack() as stack:
+        callers = [stack.enter_context(connect(alone)) for _ in range(20)]
+        for caller in callers:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sent = [flood(caller, pipelined, 3) for caller in callers[:5]]
+        for caller in callers[5:]:
+            flood(caller, pipelined, 0.1)
+        more = resident_megabytes(alone.process.pid) - before
+        quick = max(health(alone) for _ in range(20))
+        took = wait_for_connections(alone, open_before, 60)
+        print(
+            f"20 callers who never read: {more / 20:.2f} MB each, at most {max(sent) / 1e6:.1f} MB"
+            f" sent by one; /healthz within {quick:.2f} s; gone after {took:.0f} s"
+        )
+        assert more / 20 < 2
+
+
+def test_bodies_after_a_refusal_are_left(alone: Service) -> None:
+    refused = request(length=10**6, body=b"x").replace(TOKEN.encode(), b"wrong")
+    chunked = refused.replace(b"content-length: 1000000", b"transfer-encoding: chunked")[:-1]
+    open_before = sockets(alone.process.pid)
+    with ExitStack() as stack:
+        silent = [stack.enter_context(connect(alone)) for _ in range(120)]
+        for caller in silent:
+            caller.sendall(refused)
+        gone = wait_for_connections(alone, open_before, 40)
+        one = stack.enter_context(connect(alone))
+        one.sendall(chunked)
+        taken = []
+        flooding = threading.Thread(
+            target=lambda: taken.append(flood(one, b"1\r\na\r\n" * 10_000, 3))
+        )
+        flooding.start()
+        quick = max(health(alone) for _ in range(20))
+        flooding.join()
+        print(
+            f"120 callers silent after a 401: gone after {gone:.0f} s; chunks of one byte after"
+            f" one: cut after {taken[0] / 1e6:.1f} MB, /healthz within {quick:.2f} s meanwhile"
+        )
+        assert taken[0] < 20_000_000
+        assert quick < 1
+
+
+def test_sigterm_waits_for_none_of_them(alone: Service) -> None:
+    refused = request(length=10**6, body=b"x").replace(TOKEN.encode(), b"wrong")
+    with ExitStack() as stack:
+        for _ in range(20):
+            caller = stack.enter_context(connect(alone))
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            flood(caller, request(b"/openapi.json", method=b"GET") * 100, 0.1)
+            stack.enter_context(connect(alone)).sendall(refused)
+            stack.enter_context(connect(alone)).sendall(refused[:50])
+            stack.enter_context(connect(alone))
+        began = time.monotonic()
+        alone.process.terminate()
+        alone.process.wait(20)
+        print(f"SIGTERM beside 80 such callers: {time.monotonic() - began:.1f} s")
+        assert time.monotonic() - began < 5
+
+
+MUTATIONS = int(os.environ.get("FUZZ_EXAMPLES", "2000"))
+SEED = int(os.environ.get("FUZZ_SEED", "20300131"))
+VALID = [
+    request(b"/healthz", method=b"GET"),
+    request(b"/shelves?limit=5&sort=id", method=b"GET", headers=b"accept-encoding: gzip\r\n"),
+    request(b"/docs", method=b"HEAD"),
+    request(body=b'{"title": "fuzzed"}', headers=b'idempotency-key: "one"\r\n'),
+    request(b"/books/1", method=b"PATCH", body=b'{"title": "a"}', headers=b"if-match: *\r\n"),
+    request(b"/books/1", method=b"PATCH", body=b"{}", headers=b"expect: 100-continue\r\n"),
+    request(
+        b"/shelves", headers=b"connection: upgrade\r\nupgrade: h2c\r\n", body=b'{"label": "a"}'
+    ),
+    request(length=0).replace(b"content-length: 0", b"transfer-encoding: chunked")
+    + b'5\r\n{"tit\r\ne\r\nle": "chunked"}\r\n0\r\nx: y\r\n\r\n',
+    b"GET http://127.0.0.1/shelves HTTP/1.1\r\nhost: a\r\n\r\n",
+]
+PIECES = [b"\r\n", b"\r\n\r\n", b"\0", b"\xff", b" ", b":", b"%00", b"%", b"/", b"?", b"9" * 4301]
+PIECES += [
+    b"HEAD ",
+    b"HTTP/1.0",
+    b"content-length: 5\r\n",
+    b"transfer-encoding: chunked\r\n",
+    b"0\r\n",
+]
+
+
+def mutate(chance: random.Random) -> bytes:
+    data = bytearray(chance.choice(VALID))
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(data) + 1)
+        kind = chance.randrange(5)
+        if kind == 0:
+            data[at : at + chance.randint(1, 20)] = b""
+        elif kind == 1:
+            data[at:at] = chance.choice(PIECES)
+        elif kind == 2 and at < len(data):
+            data[at] = chance.randrange(256)
+        elif kind == 3:
+            data[at:at] = data[at : at + chance.randint(1, 50)] * chance.randint(1, 3)
+        else:
+            data += chance.choice(VALID)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("trace", [0, 1])
+def test_mutated_requests_do_no_harm(tmp_path: Path, trace: int) -> None:
+    variables: Variables = {"DATABASE_URL": f"sqlite:///{tmp_path}/test.db", "API_TOKEN": TOKEN}
+    chance = random.Random(SEED + trace)
+    seen: Counter[bytes] = Counter()
+    with Service(variables | {"TRACE": trace}) as service:
+        for number in range(MUTATIONS):
+            data = mutate(chance)
+            with connect(service) as caller, suppress(ConnectionError):
+                caller.sendall(data)
+                caller.shutdown(socket.SHUT_WR)  # the answers end when all has been answered
+                answers = b""
+                while part := caller.recv(65536):
+                    answers += part
+                statuses = re.findall(rb"HTTP/1\.1 (\d{3}) ", answers)
+                seen.update(statuses)
+                assert not [s for s in statuses if s[:1] == b"5" and s != b"501"], data
+            if number % 100 == 0:
+                health(service)
+        health(service)
+        log = service.log.read_text()
+        print(f"{MUTATIONS} mutations, TRACE={trace}: {dict(seen)}")
+        assert log.count("Started server process") == 1
+        for word in ("Traceback", " ERROR ", " WARNING "):
+            assert word not in log, log[log.index(word) - 500 :][:3000]

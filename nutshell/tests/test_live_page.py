@@ -73,7 +73,7 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium i
 
 def test_without_trace_nothing_listens() -> None:
     for engine in (database.reader.engine.sync_engine, database.writer.engine.sync_engine):
-        for name in ("after_cursor_execute", "commit", "rollback"):
+        for name in ("commit", "rollback"):
             assert not list(getattr(engine.dispatch, name))
     assert "connect" not in vars(database.writer.engine.sync_engine.pool)
 
@@ -106,7 +106,8 @@ def service(tree: Path, empty_url: URL) -> Iterator[Service]:
 @pytest.fixture
 def page(service: Service) -> Iterator[Page]:
     """The live view of the service, open and listening."""
-    with opened("ERR_CONNECTION_REFUSED") as page:  # once the service has been stopped
+    # Refused once the service has been stopped. The browser reports that it is asked for a password.
+    with opened("ERR_CONNECTION_REFUSED|401 ", password=TOKEN) as page:
         page.set_default_timeout(10_000)  # ms
         page.goto(f"{service.url}/trace")
         page.locator("#state", has_text="request").wait_for()
@@ -420,10 +421,12 @@ def test_page_fits_a_phone_in_dark_and_light(page: Page, service: Service) -> No
 def test_view_is_for_this_machine_alone_and_ends_with_the_process(service: Service) -> None:
     for headers in ({"x-forwarded-for": "127.0.0.1"}, {"host": "evil.example"}):
         for path in ("/trace", "/trace/events"):
-            assert httpx.get(service.url + path, headers=headers).status_code == 403
+            assert httpx.get(service.url + path, headers=BEARER | headers).status_code == 403
+    for path in ("/trace", "/trace/events"):
+        assert httpx.get(service.url + path).status_code == 401
     with (
         httpx.Client() as client,
-        client.stream("GET", f"{service.url}/trace/events") as stream,
+        client.stream("GET", f"{service.url}/trace/events", headers=BEARER) as stream,
     ):
         assert stream.headers["content-type"].startswith("text/event-stream")
         response = httpx.get(f"{service.url}/shelves", headers=BEARER)
@@ -441,7 +444,8 @@ def test_view_is_for_this_machine_alone_and_ends_with_the_process(service: Servi
 
 @pytest.mark.slow
 def test_events_can_be_followed_with_curl(service: Service) -> None:
-    command = ["curl", "--silent", "--no-buffer", f"{service.url}/trace/events"]
+    url = f"{service.url}/trace/events"
+    command = ["curl", "--silent", "--no-buffer", "--user", f":{TOKEN}", url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as curl:
         assert curl.stdout is not None
         assert curl.stdout.readline() == "event: pools\n"

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
+from nutshell.tests.fixtures import assert_problem
 from nutshell.app import create_app
 from nutshell.settings import settings
 from nutshell.tests.asgi import call
@@ -75,3 +77,48 @@ async def test_cors_answers_preflights_and_defects_too(
         assert "ETag" in defect.headers["access-control-expose-headers"]
         other = await client.get("/healthz", headers={"origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
+
+
+async def test_body_has_a_limit_of_fields(client: httpx.AsyncClient) -> None:
+    few = await client.post("/books", json={f"field{number}": 1 for number in range(4_000)})
+    assert few.status_code == 422
+    many = {f"field{number}": 1 for number in range(80_000)}
+    for body in (many, [many]):
+        began = time.process_time()
+        answer = await client.post("/books", json=body)
+        assert_problem(answer, 413)
+        assert time.process_time() - began < 2
+    text = "".join('": ' for _ in range(3_000))
+    assert (await client.post("/books", json={"title": "a", "text": text})).status_code == 201
+
+
+async def test_line_in_the_log_is_bounded_whatever_the_method(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "nutshell.middleware"):
+        await client.request("A" * 10_000, "/books")
+    assert re.fullmatch(r"A{200} /books 405 \d+\.\d ms", caplog.records[-1].getMessage())
+
+
+@pytest.mark.parametrize(
+    ("header", "compressed"),
+    [
+        ("gzip", True),
+        ("GZIP;q=0.5, br", True),
+        ("br;q=1.0, *;q=0.1", True),
+        ("gzip;q=0", False),
+        ("gzip;q=0.000, *", False),
+        ("*;q=0", False),
+        ("notgzipped", False),
+        ("", False),
+    ],
+)
+async def test_answer_is_compressed_for_those_who_accept_it(
+    client: httpx.AsyncClient, header: str, compressed: bool
+) -> None:
+    for number in range(30):
+        await client.post("/books", json={"title": f"Book {number}", "text": "a" * 100})
+    for path in ("/books", "/docs/swagger-ui.css"):
+        answer = await client.get(path, headers={"accept-encoding": header})
+        assert answer.status_code == 200
+        assert ("content-encoding" in answer.headers) == compressed

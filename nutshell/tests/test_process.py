@@ -76,6 +76,9 @@ def test_first_line_tells_the_database_and_no_password(monkeypatch: pytest.Monke
     assert "sesame" not in line
     monkeypatch.setattr(settings, "database_url", make_url("sqlite:///a.db"))
     monkeypatch.setattr(settings, "api_token", None)
+    monkeypatch.setattr(settings, "open_local", False)
+    assert process.describe().endswith("Closed, but for health and documentation: set API_TOKEN.")
+    monkeypatch.setattr(settings, "open_local", True)
     line = process.describe()
     assert "sqlite:///a.db (a PaaS discards this file; set DATABASE_URL)" in line
     assert line.endswith("Open to local callers only, no API_TOKEN.")

@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+import logging
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import SecretStr
 
 from nutshell.tests.fixtures import Pools
 from nutshell import middleware, protocol
@@ -22,13 +26,15 @@ LENGTH = b"content-length: %d\r\n" % len(BODY)
 
 
 @asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+async def serving(
+    app: FastAPI, listener: socket.socket | None = None
+) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     """The app behind the service's own protocol, on a port of its own."""
     config = uvicorn.Config(app, http=Protocol, port=0, ws="none", lifespan="off", log_config=None)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
-    await server.startup()
+    await server.startup([listener] if listener else None)
     running = asyncio.create_task(server.main_loop())
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
@@ -51,6 +57,13 @@ async def storing_port(app: FastAPI, pools: Pools) -> AsyncIterator[int]:
     """The same, with a database behind it."""
     async with serving(app) as (_, port):
         yield port
+
+
+async def stop(server: uvicorn.Server) -> None:
+    """What SIGTERM does: the server no longer renews the headers of all answers, and closes."""
+    server.should_exit = True
+    await asyncio.sleep(0.2)
+    await server.shutdown()
 
 
 class Caller:
@@ -221,8 +234,6 @@ async def test_dripping_body_has_a_bound(port: int, monkeypatch: pytest.MonkeyPa
 async def test_token_is_checked_before_the_body_is_read(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pydantic import SecretStr
-
     monkeypatch.setattr(settings, "api_token", SecretStr("sesame"))
     assert_problem(await exchange(port, post(body=b"{")), 401)
     assert_problem(await exchange(port, post(b"content-length: 1000000\r\n", b"")), 401)
@@ -245,8 +256,6 @@ async def test_request_to_upgrade_is_an_ordinary_request(storing_port: int, upgr
 
 
 async def test_trailer_is_no_header(storing_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pydantic import SecretStr
-
     monkeypatch.setattr(settings, "api_token", SecretStr("sesame"))
     chunked = b"transfer-encoding: chunked\r\n"
     body = b"%x\r\n%s\r\n0\r\n" % (len(BODY), BODY)
@@ -270,10 +279,11 @@ async def test_trailer_is_no_header(storing_port: int, monkeypatch: pytest.Monke
         post(b"content-length: +5\r\n"),
         post(b"transfer-encoding: chunked, identity\r\n"),
         post(b"transfer-encoding: xchunked\r\n"),
+        post(b"content-length: " + b"9" * 4301 + b"\r\n"),
         post(b"content-length : 5\r\n"),
         b"GET /healthz HTTP/1.1\r\nhost: a\r\n folded: b\r\n\r\n",
     ],
-    ids=range(14),
+    ids=range(15),
 )
 async def test_what_is_not_http_is_a_bad_request(port: int, sent: bytes) -> None:
     async with calling(port) as caller:
@@ -292,9 +302,340 @@ async def test_stop_waits_for_no_half_request(app: FastAPI) -> None:
         await head.send(b"GET /hea")
         await body.send(post(body=BODY[:5]))
         await asyncio.sleep(0.2)
-        server.should_exit = True
         began = time.monotonic()
-        await server.shutdown()
+        await stop(server)
         assert time.monotonic() - began < 5
         for caller in (silent, head, body):
             assert await caller.is_cut()
+
+
+def get(path: bytes = b"/healthz", headers: bytes = HOST, method: bytes = b"GET") -> bytes:
+    return method + b" " + path + b" HTTP/1.1\r\n" + headers + b"\r\n"
+
+
+def narrow(caller: Caller) -> None:
+    """Lets the caller's own kernel take little of an answer that nobody reads."""
+    caller.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+
+@pytest.fixture
+def large(extra: FastAPI) -> bytes:
+    """A path whose answer has three megabytes."""
+
+    @extra.get("/large")
+    async def read_large() -> Response:
+        return Response(b"a" * 3_000_000)
+
+    return b"/large"
+
+
+async def test_answer_that_nobody_reads_is_given_up(
+    port: int, large: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "WRITE_SECONDS", 0.3)
+    async with calling(port) as caller:
+        narrow(caller)
+        caller.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await caller.send(get(large))
+        await asyncio.sleep(1)
+        caller.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            async with asyncio.timeout(10):
+                await caller.reader.readexactly(3_000_000)
+
+
+async def test_answer_that_is_read_slowly_is_sent_whole(
+    port: int, large: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its deadline is for progress, and not for the whole."""
+    monkeypatch.setattr(protocol, "WRITE_SECONDS", 1)
+    async with calling(port) as caller:
+        await caller.send(get(large))
+        head = await caller.reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        began, left = time.monotonic(), 3_000_000
+        while left:
+            left -= len(await caller.reader.read(min(left, 60_000)))
+            await asyncio.sleep(0.04)
+        assert time.monotonic() - began > 2
+
+
+async def test_caller_who_pipelines_and_never_reads_is_not_read_either(
+    port: int, large: bytes
+) -> None:
+    async with calling(port) as caller:
+        narrow(caller)
+        caller.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        sending = asyncio.create_task(caller.send(*[get(large) * 1000] * 1000))
+        done, _ = await asyncio.wait([sending], timeout=2)
+        assert not done, "60 MB of requests were read"
+        sending.cancel()
+
+
+async def test_pipelined_requests_are_answered_in_order(storing_port: int) -> None:
+    async with calling(storing_port) as caller:
+        await caller.send((get() + post() + get(b"/nowhere")) * 100)
+        for _ in range(100):
+            assert [(await caller.answer())[0] for _ in range(3)] == [200, 201, 404]
+
+
+@pytest.mark.parametrize("sent", [b"", b"x", b"{" * 100_000])
+async def test_body_after_a_refusal_has_a_deadline(
+    app: FastAPI, sent: bytes, token: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "REST_SECONDS", 0.3)
+    async with serving(app) as (server, port), calling(port) as caller:
+        await caller.send(post(b"content-length: 1000000\r\n", b""))
+        answer = await caller.answer()
+        assert_problem(answer, 401)
+        assert answer[1][b"connection"] == b"close"
+        await caller.send(sent)
+        assert server.server_state.connections
+        async with asyncio.timeout(5):
+            while server.server_state.connections:  # noqa: ASYNC110 (uvicorn has no event for it)
+                await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "framing", [b"content-length: 900000\r\n", b"transfer-encoding: chunked\r\n"]
+)
+async def test_body_after_a_refusal_has_a_limit(port: int, token: None, framing: bytes) -> None:
+    async with calling(port) as caller:
+        await caller.send(post(framing, b""))
+        assert_problem(await caller.answer(), 401)
+        sending = asyncio.create_task(caller.send(*[b"1\r\na\r\n" * 10_000] * 1000))
+        async with asyncio.timeout(5):
+            await sending  # 60 MB: cut long before
+        assert await caller.is_cut()
+
+
+async def test_caller_who_still_sends_can_read_the_refusal(port: int, token: None) -> None:
+    """A reset in place of a slow close would take the answer away."""
+    for _ in range(5):
+        async with calling(port) as caller:
+            await caller.send(post(b"content-length: 800000\r\n", b""), *[b"x" * 8000] * 100)
+            assert_problem(await caller.answer(), 401)
+
+
+async def test_refused_request_with_its_whole_body_keeps_the_connection(
+    port: int, token: None
+) -> None:
+    async with calling(port) as caller:
+        for _ in range(3):
+            await caller.send(post())
+            answer = await caller.answer()
+            assert_problem(answer, 401)
+            assert b"connection" not in answer[1]
+
+
+@pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "api_token", SecretStr("sesame"))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        get(b"/\xff", method=b"HEAD"),
+        get(headers=b"host: a\r\ncontent-length: 3\r\n", method=b"HEAD") + b"abc",
+        get(headers=HOST + b"transfer-encoding: chunked\r\n", method=b"HEAD") + b"zz\r\n",
+        get(headers=HOST + b"x y: z\r\n", method=b"HEAD"),
+    ],
+    ids=range(4),
+)
+async def test_refused_head_request_is_answered(
+    port: int, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with calling(port) as caller:
+        await caller.send(sent)
+        async with asyncio.timeout(5):
+            head = await caller.reader.readuntil(b"\r\n\r\n")
+    assert head.split()[1] in (b"200", b"400")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("digits", [b"0" * 4301, b"0" * 30_000])
+async def test_content_length_of_many_digits_is_refused(
+    port: int, token: None, digits: bytes
+) -> None:
+    answer = await exchange(port, post(b"content-length: " + digits + b"\r\n", b""))
+    assert answer[0] in (401, 431)
+    bearer = b"authorization: Bearer sesame\r\n"
+    answer = await exchange(port, post(bearer + b"content-length: " + digits + b"\r\n", b""))
+    assert answer[0] in (413, 431)
+
+
+async def test_other_transfer_encodings_are_not_implemented(port: int) -> None:
+    answer = await exchange(port, post(b"transfer-encoding: gzip, chunked\r\n", b"0\r\n\r\n"))
+    assert_problem(answer, 501)
+
+
+@pytest.mark.parametrize(
+    "target", [b"http://127.0.0.1/shelves", b"http://127.0.0.1:80/shelves?limit=1"]
+)
+async def test_absolute_form_is_served(storing_port: int, target: bytes) -> None:
+    assert (await exchange(storing_port, get(target, b"host: evil.example\r\n")))[0] == 200
+
+
+async def test_absolute_form_names_the_host(storing_port: int) -> None:
+    """RFC 9112, 3.2.2: `Host` is ignored. A name that is not of this machine is refused."""
+    assert_problem(await exchange(storing_port, get(b"http://evil.example/shelves")), 403)
+    assert (await exchange(storing_port, get(b"http://evil.example")))[0] == 307
+
+
+@pytest.mark.parametrize("between", [b"\r\n", b"\r\n\r\n\r\n", b"\n"])
+async def test_empty_lines_between_requests_are_none(
+    storing_port: int, between: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
+    async with calling(storing_port) as caller:
+        for _ in range(3):
+            await caller.send(post())
+            assert (await caller.answer())[0] == 201
+            await caller.send(between)
+            await asyncio.sleep(0.5)
+
+
+@pytest.mark.parametrize("upgrade", [b"h2c", b"websocket", b"nonsense"])
+async def test_request_to_upgrade_writes_no_warning(
+    port: int, upgrade: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = get(headers=HOST + b"connection: upgrade\r\nupgrade: " + upgrade + b"\r\n")
+    assert (await exchange(port, head))[0] == 200
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_refusal_of_the_protocol_can_be_read_by_a_page_and_found_in_the_log(
+    port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(settings, "cors_origins", ["https://app.example.com"])
+    with caplog.at_level(logging.INFO, "nutshell.protocol"):
+        _, headers, _ = await exchange(port, b"nonsense\r\n\r\n")
+    assert headers[b"access-control-allow-origin"] == b"https://app.example.com"
+    assert headers[b"x-request-id"].decode() in caplog.text
+
+
+@pytest.mark.parametrize("size", [15_000, 17_000])
+async def test_line_of_a_head_has_the_limit_that_the_refusal_tells(port: int, size: int) -> None:
+    for head in (get(headers=HOST + b"x: " + b"y" * size + b"\r\n"), get(b"/" + b"y" * size)):
+        status, _, body = await exchange(port, head)
+        if size < 16_000:
+            assert status in (200, 404)
+        else:
+            assert status == 431
+            assert b"16,000 bytes in each field" in body
+
+
+async def test_caller_who_half_closes_gets_the_answer(storing_port: int, extra: FastAPI) -> None:
+    @extra.get("/slow")
+    async def be_slow() -> None:
+        await asyncio.sleep(0.5)
+
+    for sent, expected in ((post(), [201]), (get(b"/slow"), [200]), (get() * 3, [200] * 3)):
+        async with calling(storing_port) as caller:
+            await caller.send(sent)
+            caller.writer.write_eof()
+            assert [(await caller.answer())[0] for _ in expected] == expected
+            assert await caller.is_cut()
+
+
+async def test_half_a_request_and_the_end_is_cut(port: int) -> None:
+    for sent in (b"GET /hea", post(body=BODY[:5])):
+        async with calling(port) as caller:
+            await caller.send(sent)
+            caller.writer.write_eof()
+            assert await caller.is_cut()
+
+
+async def test_stream_outlives_the_silence_that_bodies_may_have_and_ends_with_its_caller(
+    extra: FastAPI, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = asyncio.Event()
+
+    @extra.get("/stream")
+    async def stream() -> StreamingResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield b"one"
+                    await asyncio.sleep(0.1)
+            finally:
+                ended.set()
+
+        return StreamingResponse(parts())
+
+    for name in ("BODY_SILENCE", "BODY_SECONDS"):
+        monkeypatch.setattr(middleware, name, 0.2)
+    async with calling(port) as caller:
+        await caller.send(get(b"/stream"))
+        began = time.monotonic()
+        while time.monotonic() < began + 1:
+            assert await caller.reader.read(100)
+        assert not ended.is_set()
+    async with asyncio.timeout(10):
+        await ended.wait()
+
+
+async def test_stop_waits_for_no_unread_answer(app: FastAPI, large: bytes) -> None:
+    async with serving(app) as (server, port), calling(port) as one, calling(port) as many:
+        for caller in (one, many):
+            narrow(caller)
+            caller.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await one.send(get(large))
+        await many.send(get(large) * 100)
+        began = time.monotonic()
+        await stop(server)
+        assert time.monotonic() - began < 5
+
+
+async def test_answers_while_stopping_say_that_they_are_the_last(
+    app: FastAPI, extra: FastAPI
+) -> None:
+    released = asyncio.Event()
+
+    @extra.post("/held")
+    async def hold(request: Request) -> None:
+        await request.body()
+        await released.wait()
+
+    head = post(LENGTH, b"").replace(b"/books", b"/held")
+    async with (
+        serving(app) as (server, port),
+        calling(port) as idle,
+        calling(port) as whole,
+        calling(port) as late,
+    ):
+        await idle.send(get())
+        assert (await idle.answer())[0] == 200
+        await whole.send(head + BODY)
+        await late.send(head)
+        await asyncio.sleep(0.2)
+        stopping = asyncio.create_task(stop(server))
+        await asyncio.sleep(0.5)
+        assert await idle.is_cut()
+        await late.send(BODY)
+        released.set()
+        for caller in (whole, late):
+            status, headers, _ = await caller.answer()
+            assert (status, headers[b"connection"]) == (200, b"close")
+            assert await caller.is_cut()
+        await stopping
+
+
+async def test_address_of_an_ipv4_caller_is_plain_on_a_socket_for_both(
+    app: FastAPI, extra: FastAPI
+) -> None:
+    @extra.get("/who")
+    async def tell(request: Request) -> str:
+        return request.client.host if request.client else ""
+
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        async with serving(app, listener) as (_, port):
+            assert (await exchange(port, get(b"/who")))[2] == b'"127.0.0.1"'
+
+
+async def test_access_is_checked_before_the_content_type(port: int, token: None) -> None:
+    head = post().replace(b"application/json", b"text/plain")
+    assert_problem(await exchange(port, head), 401)

@@ -76,6 +76,8 @@ def test_parse_database_url_keeps_every_part(given: str, expected: dict[str, obj
         ("PORT", ""),
         ("PORT", "70000"),
         ("API_TOKEN", ""),
+        ("API_TOKEN", "s\u00e9same"),
+        ("API_TOKEN", "open\nsesame"),
     ],
 )
 def test_senseless_setting_ends_the_start_with_one_line(
