@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -145,7 +144,7 @@ class Statement:
 
     began = 0.0
     long = False
-    lend: Callable[[], object] | None = None
+    turn: Turn | None = None
 
 
 def queue_long_statements(engine: AsyncEngine) -> None:
@@ -154,22 +153,23 @@ def queue_long_statements(engine: AsyncEngine) -> None:
     Each runs in a thread of its own. Several that scan a large table would leave no processor to
     the short ones, nor to the event loop. They do not hold up those that wait for a connection.
     """
-    running: set[Statement] = set()
+    long: set[Statement] = set()
 
     def watch(connection: Any, record: Any) -> None:
         statement = record.info["statement"] = Statement()
+        loop = asyncio.get_running_loop()
 
         def pause() -> bool:
             """SQLite calls this in the connection's thread. True interrupts the statement."""
             if not statement.long:
                 statement.long = True
-                if statement.lend is not None:
-                    statement.lend()
+                long.add(statement)
+                if statement.turn is not None:
+                    loop.call_soon_threadsafe(statement.turn.lend)
             while (now := time.monotonic()) < statement.began + WAIT + HOLD:
                 # A request that was cancelled may have left one behind: that one is no obstacle.
                 if not any(
-                    other.long and now - WAIT - HOLD < other.began < statement.began
-                    for other in list(running)
+                    now - WAIT - HOLD < other.began < statement.began for other in list(long)
                 ):
                     return False
                 time.sleep(PAUSE)
@@ -179,14 +179,15 @@ def queue_long_statements(engine: AsyncEngine) -> None:
 
     def begin(connection: Connection, *_: Any) -> None:
         statement: Statement = connection.connection.info["statement"]
+        if statement.long:  # the one before was cancelled
+            long.discard(statement)
         statement.began, statement.long = time.monotonic(), False
-        if (turn := current_turn.get()) is not None:
-            loop = asyncio.get_running_loop()
-            statement.lend = partial(loop.call_soon_threadsafe, turn.lend)
-        running.add(statement)
+        statement.turn = current_turn.get()
 
     def end(connection: Connection, *_: Any) -> None:
-        running.discard(connection.connection.info["statement"])
+        statement: Statement = connection.connection.info["statement"]
+        if statement.long:
+            long.discard(statement)
 
     def fail(context: ExceptionContext) -> None:
         if context.connection is not None:
