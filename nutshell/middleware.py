@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nutshell.errors import failure, problem
@@ -141,6 +142,9 @@ class Edge:
             return
         try:
             await self.app(scope, receive_limited, watch_start)
+        except ClientDisconnect:  # for the log: nobody hears it
+            if not started:
+                await problem(400, "The body did not arrive whole.")(scope, receive, send)
         except Exception:
             if started:
                 raise  # too late for another answer

@@ -224,9 +224,9 @@ async def test_wrong_statement_is_a_defect(client: httpx.AsyncClient, extra: Fas
 
 
 async def test_errors_of_one_answer_have_a_bound(client: httpx.AsyncClient) -> None:
-    data = {f"field{number}": 1 for number in range(50_000)}
+    data = {f"field{number}": 1 for number in range(4_000)}
     response = await client.post("/books", json=data)
     assert response.status_code == 422
     assert len(response.json()["errors"]) == 100
-    assert "50001" in response.json()["detail"]
+    assert "4001" in response.json()["detail"]
     assert len(response.content) < 20_000

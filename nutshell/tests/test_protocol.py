@@ -639,3 +639,14 @@ async def test_address_of_an_ipv4_caller_is_plain_on_a_socket_for_both(
 async def test_access_is_checked_before_the_content_type(port: int, token: None) -> None:
     head = post().replace(b"application/json", b"text/plain")
     assert_problem(await exchange(port, head), 401)
+
+
+async def test_keyed_request_whose_body_breaks_off_leaves_no_traceback(
+    storing_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with calling(storing_port) as caller:
+        await caller.send(post(b"idempotency-key: one\r\n" + LENGTH, BODY[:5]))
+        caller.writer.write_eof()
+        assert await caller.is_cut()
+    assert (await exchange(storing_port, get()))[0] == 200
+    assert not [record for record in caplog.records if record.exc_info]
