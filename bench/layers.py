@@ -202,8 +202,8 @@ def main() -> None:
         settings.database_url = server.create_database("filled")
         settings.pool_size = 10
 
-        from nutshell.__main__ import LOGGING
-        from nutshell.app import MIGRATIONS
+        from nutshell.health import MIGRATIONS
+        from nutshell.log import LOGGING
 
         command.upgrade(MIGRATIONS, "head")
         server.execute(FILL, "filled")

@@ -1,20 +1,26 @@
 """How Alembic reaches the database: one transaction for the whole run, one run at a time."""
 
+import logging
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from logging.config import fileConfig
 from typing import Any
 
-from alembic import context
+from alembic import command, context
 from alembic.util import CommandError
-from sqlalchemy import Connection, NullPool, create_engine, event, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlmodel import SQLModel
 
 import models  # noqa: F401 (its tables register themselves with SQLModel.metadata)
 import nutshell.idempotency  # noqa: F401 (and so does its table)
-from nutshell.settings import settings
+from nutshell.health import KNOWN, refuse_revision
+from nutshell.log import explain
+from nutshell.settings import settings, without_secrets
+
+logger = logging.getLogger("alembic.env")
 
 MIGRATION_LOCK = 7_305_808_869  # any number that nothing else locks
 
@@ -58,6 +64,35 @@ def include_name(name: str | None, kind: str, _: object) -> bool:
     return not (kind == "index" and str(name).endswith("_trigrams"))
 
 
+def connect(engine: Engine) -> Connection:
+    """On the command line, no database is a line and not a traceback."""
+    try:
+        return engine.connect()
+    except OperationalError as error:
+        if context.config.cmd_opts is None:
+            raise
+        sys.exit(f"DATABASE_URL: {without_secrets(settings.database_url)}: {explain(error)}")
+
+
+def is_upgrade() -> bool:
+    options = context.config.cmd_opts  # none when the service itself migrates, at its start
+    return options is None or options.cmd[0] is command.upgrade
+
+
+def is_ahead(connection: Connection) -> bool:
+    """Whether a newer version has migrated the database, and this one can be released all the same.
+
+    Else a roll-back would end here: Alembic cannot even locate the revision.
+    """
+    revision = context.get_context().get_current_revision()
+    if revision is None or revision in KNOWN:
+        return False
+    if reason := refuse_revision(connection, revision):
+        raise CommandError(reason)
+    logger.info("The schema is at %s, ahead of this version: nothing to do.", revision)
+    return True
+
+
 def migrate() -> None:
     url = settings.database_url
     sqlite = url.get_backend_name() == "sqlite"
@@ -67,7 +102,7 @@ def migrate() -> None:
         event.listen(engine, "connect", use_wal)
         # Python's driver would leave DDL outside of the transaction.
         event.listen(engine, "begin", begin_immediate)
-    with engine.begin() as connection:
+    with connect(engine) as connection, connection.begin():
         if not sqlite:
             connection.execute(
                 text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK}
@@ -79,6 +114,8 @@ def migrate() -> None:
             render_as_batch=True,  # SQLite alters most things only by copying the table
             transactional_ddl=True,
         )
+        if is_upgrade() and is_ahead(connection):
+            return
         with context.begin_transaction():
             try:
                 context.run_migrations()

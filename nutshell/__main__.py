@@ -1,6 +1,6 @@
 """The process: how the service starts, logs and stops. `python -m nutshell` is all a PaaS runs."""
 
-import logging.config
+import logging
 import os
 import socket
 import sqlite3
@@ -11,13 +11,13 @@ from typing import Any
 
 import uvicorn
 from alembic.util import CommandError
-from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from nutshell.app import migrate_sqlite
+from nutshell.log import LOGGING, describe_service, set_up_log
 from nutshell.protocol import Protocol
-from nutshell.settings import settings
+from nutshell.settings import settings, without_secrets
 
 logger = logging.getLogger("nutshell")
 
@@ -26,49 +26,6 @@ ROOT = Path(__file__).parents[1]
 NOT_SERVED = [ROOT / name for name in (".venv", "bench", "nutshell/tests", "tests")]
 
 BACKLOG = 2048  # callers that connect in the same moment
-
-LOGGING: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {
-        "line": {
-            "()": "nutshell.middleware.Formatter",
-            "format": "%(asctime)s %(levelname)s %(request_id)s %(message)s",
-        },
-    },
-    "handlers": {
-        "stdout": {
-            "class": "logging.StreamHandler",
-            "stream": "ext://sys.stdout",
-            "formatter": "line",
-        },
-    },
-    "root": {"handlers": ["stdout"], "level": "INFO"},
-    "loggers": {
-        "alembic.runtime.plugins": {"level": "WARNING"},
-        "watchfiles": {"level": "WARNING"},  # counts every write to the database file
-    },
-}
-
-
-def without_secrets(url: URL) -> str:
-    """A password can also be among the parameters, so only harmless ones are shown."""
-    harmless = {"host", "port", "sslmode", "target_session_attrs"}
-    query = {name: value for name, value in url.query.items() if name in harmless}
-    return URL.create(
-        url.get_backend_name(), host=url.host, port=url.port, database=url.database, query=query
-    ).render_as_string()
-
-
-def describe() -> str:
-    """The first line of the log: which database, and who may call."""
-    url = without_secrets(settings.database_url)
-    if settings.database_url.get_backend_name() == "sqlite":
-        url += " (a PaaS discards this file; set DATABASE_URL)"
-    if settings.database_read_url is not None:
-        url += f", reads from {without_secrets(settings.database_read_url)}"
-    access = "callers with the token" if settings.api_token else "local callers only, no API_TOKEN"
-    return f"Database {url}. Open to {access}."
 
 
 class Supervisor(Multiprocess):
@@ -113,8 +70,8 @@ def listen(host: str) -> socket.socket:
 
 
 def serve(*, reload: bool) -> None:
-    logging.config.dictConfig(LOGGING)
-    logger.info(describe())
+    set_up_log()
+    logger.info(describe_service())
     prepare_sqlite(reload=reload)
     listener = listen("127.0.0.1" if reload else "")
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -1,10 +1,12 @@
-"""Who may call: whoever has the API_TOKEN; when none is set, this machine alone."""
+"""Who may call: whoever has a token; when none is set, this machine alone."""
 
 import secrets
 from ipaddress import IPv6Address, ip_address
 
 from fastapi import HTTPException, Request
+from pydantic import SecretStr
 
+from nutshell.database import SAFE_METHODS
 from nutshell.settings import settings
 
 # What the OpenAPI document says of it.
@@ -41,14 +43,24 @@ def is_loopback(host: str) -> bool:
 
 
 def check_access(request: Request) -> None:
-    """Raises 401 for a wrong token, and 403 for a call from elsewhere while no token is set."""
-    if settings.api_token is None:
+    """Raises 401 for a wrong token, and 403 for one that may only read or while none is set."""
+    if settings.api_token is None and settings.api_read_token is None:
         if not is_local(request):
             raise HTTPException(403, "Only local calls are allowed until API_TOKEN is set.")
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    token = settings.api_token.get_secret_value()
-    same = secrets.compare_digest(given.strip().encode(), token.encode())
-    if scheme.lower() != "bearer" or not same:
+    bearer = scheme.lower() == "bearer"
+    if bearer and is_among(settings.api_token, given.strip()):
+        return
+    if not bearer or not is_among(settings.api_read_token, given.strip()):
         headers = {"WWW-Authenticate": "Bearer"}
         raise HTTPException(401, "Send the header Authorization: Bearer <token>.", headers)
+    if request.method not in SAFE_METHODS:
+        raise HTTPException(403, "This token may only read.")
+
+
+def is_among(tokens: SecretStr | None, given: str) -> bool:
+    """Whether it is one of the tokens. How long that takes tells nothing of them."""
+    known = tokens.get_secret_value().split(",") if tokens else []
+    same = [secrets.compare_digest(given.encode(), token.encode()) for token in known]
+    return any(same)

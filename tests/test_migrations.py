@@ -19,7 +19,8 @@ from sqlmodel import SQLModel
 
 import main
 from nutshell.tests.fixtures import Pools, use_pools
-from nutshell.app import HEAD, MIGRATIONS, lifespan
+from nutshell.app import lifespan
+from nutshell.health import HEAD, MIGRATIONS
 from nutshell.settings import settings
 from nutshell.tests.postgres import Postgres
 from nutshell.tests.service import ROOT, alembic, checkout, plain_environment

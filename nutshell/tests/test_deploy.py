@@ -202,7 +202,7 @@ def test_web_with_workers_shares_one_database(
         wait_until(lambda: service.log.read_text().count("startup complete") >= workers)
         log = service.log.read_text()
         assert log.count("Started server process") == workers
-        assert log.count("Open to callers with the token") == 1
+        assert log.count("Open to callers with a token") == 1
 
 
 SLOW_IMPORT = """

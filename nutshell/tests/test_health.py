@@ -5,8 +5,8 @@ import pytest
 from sqlalchemy import make_url, text
 
 from nutshell.tests.fixtures import Pools, assert_problem
-from nutshell import app as service
-from nutshell.app import HEAD, Prober
+from nutshell import health
+from nutshell.health import HEAD, Prober
 
 
 async def test_healthz_is_alive(client: httpx.AsyncClient) -> None:
@@ -18,13 +18,13 @@ async def test_healthz_is_alive(client: httpx.AsyncClient) -> None:
 async def test_readyz_is_ready(client: httpx.AsyncClient) -> None:
     response = await client.get("/readyz")
     assert response.status_code == 200
-    assert response.json() == {"status": "ok"}
+    assert response.json() == {"status": "ok", "schema": "current"}
 
 
 async def test_readyz_with_another_schema_is_unavailable(
     client: httpx.AsyncClient, pools: Pools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "FRESH", 0)
+    monkeypatch.setattr(health, "FRESH", 0)
 
     async def set_revision(revision: str) -> None:
         async with pools.writer.engine.begin() as connection:
@@ -46,6 +46,6 @@ async def test_readyz_with_another_schema_is_unavailable(
 async def test_readyz_without_database_is_unavailable(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, away: str
 ) -> None:
-    monkeypatch.setattr(service, "prober", Prober(make_url(away)))
+    monkeypatch.setattr(health, "prober", Prober(make_url(away)))
     assert_problem(await client.get("/readyz"), 503)
     assert (await client.get("/healthz")).status_code == 200

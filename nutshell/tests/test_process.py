@@ -17,7 +17,8 @@ from uvicorn.supervisors import ChangeReload
 
 from nutshell import __main__ as process
 from nutshell import app as service
-from nutshell.middleware import Formatter, request_id
+from nutshell import health
+from nutshell.log import Formatter, describe_service, request_id
 from nutshell.settings import settings
 
 
@@ -50,8 +51,9 @@ async def test_stopping_waits_for_every_chore_of_the_start(monkeypatch: pytest.M
             await asyncio.sleep(seconds)
             ended.append(seconds)
 
-    monkeypatch.setattr(service, "report_readiness", lambda: work(0.01))
+    monkeypatch.setattr(health.prober, "find_reason", lambda: work(0.01))
     monkeypatch.setattr(service, "purge_old_keys", lambda: work(0.1))
+    monkeypatch.setattr(service, "introduce", lambda: None)
     async with service.lifespan(service.create_app("a service", summary="A test.")):
         await asyncio.sleep(0.01)
     assert ended == [0.01, 0.1]
@@ -70,13 +72,13 @@ def test_first_line_tells_the_database_and_no_password(monkeypatch: pytest.Monke
     monkeypatch.setattr(settings, "database_url", make_url(secret))
     monkeypatch.setattr(settings, "database_read_url", make_url(secret))
     monkeypatch.setattr(settings, "api_token", SecretStr("sesame"))
-    line = process.describe()
+    line = describe_service()
     assert "postgresql://h:5433/d?sslmode=require, reads from postgresql://h:5433/d" in line
-    assert line.endswith("Open to callers with the token.")
+    assert line.endswith("Open to callers with a token.")
     assert "sesame" not in line
     monkeypatch.setattr(settings, "database_url", make_url("sqlite:///a.db"))
     monkeypatch.setattr(settings, "api_token", None)
-    line = process.describe()
+    line = describe_service()
     assert "sqlite:///a.db (a PaaS discards this file; set DATABASE_URL)" in line
     assert line.endswith("Open to local callers only, no API_TOKEN.")
 
@@ -153,7 +155,7 @@ def test_bad_sqlite_ends_the_start_with_one_line(
         connection.execute("INSERT INTO alembic_version VALUES ('9999')")
     for file, words in [
         (folder, "unable to open database file"),
-        (ahead, "Can't locate revision"),
+        (ahead, "The schema is at 9999, which this version does not know, without "),
         (no_database, "file is not a database"),
     ]:
         monkeypatch.setattr(settings, "database_url", make_url(f"sqlite:///{file}"))
