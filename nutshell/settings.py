@@ -28,7 +28,9 @@ HARMLESS = frozenset(
     | {"prepared_statement_cache_size", "statement_cache_size"}
 )
 # By a variable that each sets.
-MANY_MACHINES = {"FLY_APP_NAME": "Fly", "K_SERVICE": "Cloud Run", "VERCEL": "Vercel"}
+MANY_MACHINES = {"FLY_APP_NAME": "Fly", "VERCEL": "Vercel"} | dict.fromkeys(
+    ("K_SERVICE", "CLOUD_RUN_JOB"), "Cloud Run"
+)
 
 KNOWN = frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
 

@@ -166,6 +166,7 @@ async def test_start_brings_sqlite_to_head_and_leaves_loggers_alone(
     url = make_url(f"sqlite:///{tmp_path}/new.db")
     monkeypatch.setattr(settings, "database_url", url)
     use_pools(Pools(url, 1), monkeypatch)
+    monkeypatch.setattr("nutshell.app.introduce", lambda: None)  # sets up the service's own log
     logger = logging.getLogger("an.application.logger")
     handlers = list(logging.getLogger().handlers)
     async with lifespan(main.app):
