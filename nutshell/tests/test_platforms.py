@@ -1,7 +1,9 @@
 """From a fresh tree to the first answer, a second release, a roll-back and a stop, on each platform."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -192,6 +194,14 @@ def test_launcher_gets_the_release_of_fly_as_one_word() -> None:
     assert int(fly_file()["kill_timeout"].removesuffix("s")) > 20
 
 
+def test_heroku_gets_a_database_a_token_and_a_check() -> None:
+    app = json.loads((ROOT / "app.json").read_text())
+    assert app["addons"] == ["heroku-postgresql"]
+    assert app["env"]["API_TOKEN"]["generator"] == "secret"
+    assert app["healthchecks"]["web"][0]["path"] == "/healthz"
+    assert re.fullmatch(r"3\.\d+", (ROOT / ".python-version").read_text().strip())
+
+
 def test_blueprint_has_a_database_a_token_and_a_plan_with_a_release() -> None:
     blueprint = yaml.safe_load((ROOT / "render.yaml").read_text())
     (web,) = blueprint["services"]
@@ -224,6 +234,103 @@ def test_platforms_leave_out_the_same_and_no_more_than_runs(tmp_path: Path) -> N
     named = set(lists.pop().split())
     assert named >= {".env", ".git", "tests", "nutshell/tests"}
     assert not named & {"main.py", "models.py", "migrations", "nutshell", "requirements.txt"}
+
+
+# The page
+
+PAGE = (ROOT / "docs/operating.md").read_text()
+PROGRAMS = ("fastapi", "fly", "gcloud", "git", "heroku", "railway", "ssh")
+# Stands in for each of these programs, and notes with which words it was called.
+STUB = """#!{python}
+import json, os, sys
+with open({calls!r}, "a") as file:
+    file.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
+"""
+
+
+def section(title: str) -> str:
+    return PAGE.partition(f"\n### {title}\n")[2].partition("\n#")[0]
+
+
+def paste(lines: str, folder: Path, **variables: str) -> list[list[str]]:
+    """Runs the lines in a shell, and returns the calls of the platforms' programs."""
+    calls = folder / "calls"
+    programs = folder / "programs"
+    programs.mkdir()
+    for name in PROGRAMS:
+        program = programs / name
+        program.write_text(STUB.format(python=sys.executable, calls=str(calls)))
+        program.chmod(0o755)
+    environment = plain_environment(programs, **variables)
+    subprocess.run(["bash", "-ec", lines], cwd=folder, env=environment, check=True, timeout=60)
+    return [json.loads(line) for line in calls.read_text().splitlines()]
+
+
+# The last call of each, and what else must have been told before.
+PASTED: dict[str, tuple[str, list[str]]] = {
+    "Heroku": ("git push heroku main", ["heroku addons:create heroku-postgresql"]),
+    "Dokku": ("git push dokku main", ["postgres:link db nutshell"]),
+    "Fly": ("fly launch", ["--copy-config", "--db=mpg"]),
+    "Railway": ("railway up", ["railway config apply"]),
+    "Cloud Run": ("gcloud run deploy nutshell", ["--command release", "--execute-now --wait"]),
+    "FastAPI Cloud": ("fastapi deploy", ["fastapi cloud apps create --link"]),
+}
+
+
+@pytest.mark.parametrize("name", PASTED)
+def test_lines_of_the_page_set_a_token_and_end_with_the_one_command(
+    name: str, tmp_path: Path
+) -> None:
+    (lines,) = re.findall(r"(?ms)^```sh\n(.*?)^```", section(name))
+    calls = paste(lines, tmp_path, DATABASE_URL="postgres://u:p@db.example.com/name")
+    last, told = PASTED[name]
+    assert " ".join(calls[-1]).startswith(last)
+    every = "\n".join(" ".join(call) for call in calls)
+    for words in told:
+        assert words in every
+    (token,) = re.findall(r"API_TOKEN[= ]([0-9a-f]+)\b", every)
+    assert len(token) == 64
+    table = next(line for line in PAGE.splitlines() if line.startswith(f"| [{name}]("))
+    assert f"`{last.partition(' deploy nutshell')[0]}" in table
+
+
+def test_platforms_of_the_page_are_those_that_are_run() -> None:
+    listed = re.findall(r"(?m)^\| \[([^\]]+)\]\(#", PAGE)
+    known = {platform.name for platform in PLATFORMS}
+    assert set(listed) - {"others"} == known - {"Azure", "uvicorn"}
+
+
+@pytest.mark.slow
+def test_dockerfile_of_the_page_serves(plain: Bin, tmp_path: Path, database: URL) -> None:
+    """By its steps, in a folder in place of an image. `plain` has what pip installs."""
+    (text,) = re.findall(r"(?ms)^```\n(FROM .*?)^```", section("With Docker"))
+    steps = [line.split(maxsplit=1) for line in text.splitlines()]
+    source, image = copy_library(tmp_path / "source"), tmp_path / "image"
+    leave_out(source, ".dockerignore")
+    (version,) = re.findall(r"python:([\d.]+)", dict(steps[:1])["FROM"])
+    assert version == (ROOT / ".python-version").read_text().strip()
+    image.mkdir()
+    command: Command = []
+    for step, rest in steps[1:]:
+        if step == "COPY" and rest == ". .":
+            shutil.copytree(source, image, dirs_exist_ok=True)
+        elif step == "COPY":
+            name, _ = rest.split()
+            shutil.copy(source / name, image)
+        elif step == "RUN" and rest.startswith("pip install"):
+            assert (image / rest.split()[-1]).read_text() == (ROOT / "requirements.txt").read_text()
+        elif step == "RUN":
+            assert run_release(["sh", "-c", rest], image, plain, {}).returncode == 0
+        elif step == "CMD":
+            command = json.loads(rest)
+        else:
+            assert step in ("WORKDIR", "USER")
+    assert (image / "__pycache__").exists()
+    variables: Variables = {"DATABASE_URL": database, "API_TOKEN": TOKEN}
+    (release,) = re.findall(r"<image> ([^`]+)`", section("With Docker"))
+    assert run_release(release.split(), image, plain, variables).returncode == 0
+    with Service(variables, tree=image, bin_folder=plain, command=command) as service:
+        assert httpx.get(f"{service.url}/readyz").json()["schema"] == "current"
 
 
 # Releases side by side
