@@ -94,7 +94,7 @@ def describe_service() -> str:
     if settings.database_read_url is not None:
         url += f", reads from {without_secrets(settings.database_read_url)}"
     tokens = settings.api_token or settings.api_read_token
-    access = "callers with a token" if tokens else "local callers only, no API_TOKEN"
+    access = "callers with the token" if tokens else "local callers only, no API_TOKEN"
     return f"Database {url}. Open to {access}."
 
 

@@ -122,9 +122,13 @@ def test_four_releases_at_once_succeed(tree: Path, production: Bin, postgres_url
 
 
 def test_release_fails_on_a_bad_database(tree: Path, production: Bin, postgres: Postgres) -> None:
-    for url in ("", "nonsense", f"postgres://nobody:x@127.0.0.1:{postgres.port}/nothing"):
-        assert release(tree, production, url).returncode != 0
-    assert release(tree, production, "nonsense").stderr.startswith("DATABASE_URL: ")
+    away = f"postgres://nobody:x@127.0.0.1:{postgres.port}/nothing"
+    for url in ("", "nonsense", away, "postgres://u:secret@127.0.0.1:1/x", "sqlite:////nowhere/x"):
+        done = release(tree, production, url)
+        assert done.returncode != 0
+        (line,) = (done.stdout + done.stderr).splitlines()
+        assert line.startswith("DATABASE_URL: ")
+        assert "secret" not in line
 
 
 def test_release_in_one_copy_and_web_in_another(
@@ -169,7 +173,7 @@ def test_web_with_workers_shares_one_database(
         wait_until(lambda: service.log.read_text().count("startup complete") >= workers)
         log = service.log.read_text()
         assert log.count("Started server process") == workers
-        assert log.count("Open to callers with a token") == 1
+        assert log.count("Open to callers with the token") == 1
 
 
 SLOW_IMPORT = """

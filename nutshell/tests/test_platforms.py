@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, create_engine, make_url, text
 
 from nutshell.tests.callers import CALLERS, CALLS, Callers
 from nutshell.tests.platforms import (
@@ -150,7 +150,7 @@ def test_platform_releases_serves_rolls_back_and_stops(
         log = service.log.read_text()
         assert re.search(rf"INFO {request_id} POST /books 201 \d+\.\d ms", log)
         assert log.count("POST /books") == 1, "one line a request"
-        assert "Open to callers with a token" in log
+        assert "Open to callers with the token" in log
         assert "ada@" not in log
         assert ("Another server than python -m nutshell" in log) is not platform.own
 
@@ -173,6 +173,35 @@ def test_platform_releases_serves_rolls_back_and_stops(
 
 def is_ahead(service: Service) -> bool:
     return bool(httpx.get(f"{service.url}/readyz").json().get("schema") == "ahead")
+
+
+def test_release_of_an_older_version_needs_all_that_its_models_name(empty_url: URL) -> None:
+    assert alembic(empty_url, "upgrade", "head").returncode == 0
+    engine = create_engine(empty_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    done = alembic(empty_url, "upgrade", "head")
+    assert done.returncode == 0
+    assert "The schema is at 9999, ahead of this version: nothing to do." in done.stderr
+    done = alembic(empty_url, "downgrade", "0001")
+    assert done.returncode != 0
+    assert "Can't locate revision" in done.stderr
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE books DROP COLUMN text"))
+    engine.dispose()
+    done = alembic(empty_url, "upgrade", "head")
+    assert done.returncode != 0
+    assert "which this version does not know, without books.text." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_release_on_fly_without_a_database_ends_with_a_line() -> None:
+    fly = next(platform for platform in PLATFORMS if platform.name == "Fly")
+    bin_folder = Path(sys.executable).parent
+    done = run_release(fly.command("release"), library_checkout(), bin_folder, fly.variables)
+    assert done.returncode != 0
+    assert done.stderr.startswith("DATABASE_URL: not set, and Fly runs several machines")
+    assert len(done.stderr.splitlines()) == 1
 
 
 # The files
@@ -303,8 +332,8 @@ def test_platforms_of_the_page_are_those_that_are_run() -> None:
 @pytest.mark.slow
 def test_dockerfile_of_the_page_serves(plain: Bin, tmp_path: Path, database: URL) -> None:
     """By its steps, in a folder in place of an image. `plain` has what pip installs."""
-    (text,) = re.findall(r"(?ms)^```\n(FROM .*?)^```", section("With Docker"))
-    steps = [line.split(maxsplit=1) for line in text.splitlines()]
+    (file,) = re.findall(r"(?ms)^```\n(FROM .*?)^```", section("With Docker"))
+    steps = [line.split(maxsplit=1) for line in file.splitlines()]
     source, image = copy_library(tmp_path / "source"), tmp_path / "image"
     leave_out(source, ".dockerignore")
     (version,) = re.findall(r"python:([\d.]+)", dict(steps[:1])["FROM"])

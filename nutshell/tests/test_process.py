@@ -74,7 +74,7 @@ def test_first_line_tells_the_database_and_no_password(monkeypatch: pytest.Monke
     monkeypatch.setattr(settings, "api_token", SecretStr("sesame"))
     line = describe_service()
     assert "postgresql://h:5433/d?sslmode=require, reads from postgresql://h:5433/d" in line
-    assert line.endswith("Open to callers with a token.")
+    assert line.endswith("Open to callers with the token.")
     assert "sesame" not in line
     monkeypatch.setattr(settings, "database_url", make_url("sqlite:///a.db"))
     monkeypatch.setattr(settings, "api_token", None)
