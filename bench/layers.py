@@ -202,8 +202,8 @@ def main() -> None:
         settings.database_url = server.create_database("filled")
         settings.pool_size = 10
 
-        from nutshell.health import MIGRATIONS
         from nutshell.log import LOGGING
+        from nutshell.migrate import MIGRATIONS
 
         command.upgrade(MIGRATIONS, "head")
         server.execute(FILL, "filled")

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
-from nutshell.app import migrate_sqlite
 from nutshell.log import LOGGING, describe_service, set_up_log
 from nutshell.protocol import Protocol
 from nutshell.settings import settings, without_secrets
@@ -46,6 +44,12 @@ def prepare_sqlite(*, reload: bool) -> None:
 
     Under --reload a migration is not applied as soon as it is there: nobody has read it yet.
     """
+    if settings.database_url.get_backend_name() != "sqlite":
+        return
+    from alembic.util import CommandError
+
+    from nutshell.migrate import migrate_sqlite
+
     try:
         migrate_sqlite("a new file" if reload else "any file")
     except (DBAPIError, sqlite3.Error, CommandError) as error:

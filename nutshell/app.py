@@ -10,14 +10,11 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Any
 
-from alembic import command
-from alembic.runtime.migration import MigrationContext
 from fastapi import FastAPI, Request
 from fastapi.middleware import Middleware
 from fastapi.responses import RedirectResponse
-from sqlalchemy import NullPool, create_engine
 
 from nutshell import database, health
 from nutshell.access import SECURITY_SCHEMES, is_local
@@ -105,7 +102,10 @@ def create_app(title: str, summary: str, **options: Any) -> FastAPI:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     introduce()
-    await asyncio.to_thread(migrate_sqlite, "a new file")
+    if settings.database_url.get_backend_name() == "sqlite":
+        from nutshell.migrate import migrate_sqlite  # and Alembic: see health.py
+
+        await asyncio.to_thread(migrate_sqlite, "a new file")
     trace_statements()
     let_interrupts_finish_requests()
     follow_parent()
@@ -131,21 +131,6 @@ def introduce() -> None:
             "Another server than python -m nutshell: heads of requests have neither its limits nor"
             " its deadline, and idle connections may close under a router that reuses them."
         )
-
-
-def migrate_sqlite(which: Literal["any file", "a new file"]) -> None:
-    """Brings SQLite's tables to the newest schema. A PaaS throws away what its release step made.
-
-    A server is migrated in the release step alone: web processes must not race to change a schema.
-    """
-    if settings.database_url.get_backend_name() != "sqlite":
-        return
-    if which == "a new file":
-        engine = create_engine(settings.database_url, poolclass=NullPool)
-        with engine.connect() as connection:
-            if MigrationContext.configure(connection).get_current_revision() is not None:
-                return
-    command.upgrade(health.MIGRATIONS, "head")
 
 
 def trace_statements() -> None:

@@ -20,7 +20,8 @@ from sqlmodel import SQLModel
 import main
 from nutshell.tests.fixtures import Pools, use_pools
 from nutshell.app import lifespan
-from nutshell.health import HEAD, MIGRATIONS
+from nutshell.health import HEAD, KNOWN
+from nutshell.migrate import MIGRATIONS
 from nutshell.settings import settings
 from nutshell.tests.postgres import Postgres
 from nutshell.tests.service import ROOT, alembic, checkout, plain_environment
@@ -57,6 +58,11 @@ def rows(url: URL) -> dict[str, list[dict[str, Any]]]:
         }
     engine.dispose()
     return found
+
+
+def test_revisions_are_those_that_alembic_knows() -> None:
+    assert set(REVISIONS) == KNOWN
+    assert ScriptDirectory.from_config(MIGRATIONS).get_heads() == [HEAD]
 
 
 def test_migrations_go_up_down_and_up_again_without_drift(

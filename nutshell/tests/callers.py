@@ -64,7 +64,7 @@ class Callers:
         with self.lock:
             self.services = list(services)
         urls = {service.url for service in services}
-        wait_until(lambda: not any(self.under_way[url] for url in self.under_way.keys() - urls))
+        wait_until(lambda: not any(self.under_way[url] for url in self.under_way.keys() - urls), 60)
 
     def wait_for(self, calls: int) -> None:
-        wait_until(lambda: self.made >= calls, timeout=60)
+        wait_until(lambda: self.made >= calls, timeout=200)
