@@ -187,6 +187,7 @@ async def test_start_does_not_migrate_postgresql(
     url = postgres.create_database("not_migrated")
     monkeypatch.setattr(settings, "database_url", url)
     use_pools(Pools(url, 1), monkeypatch)
+    monkeypatch.setattr("nutshell.app.introduce", lambda: None)
     async with lifespan(main.app):
         assert tables(url) == set()
 
