@@ -203,8 +203,8 @@ def main() -> None:
         settings.pool_size = 10
         settings.open_local = True
 
-        from nutshell.__main__ import LOGGING
-        from nutshell.app import MIGRATIONS
+        from nutshell.log import LOGGING
+        from nutshell.migrate import MIGRATIONS
 
         command.upgrade(MIGRATIONS, "head")
         server.execute(FILL, "filled")

@@ -2,21 +2,24 @@
 
 import logging
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from logging.config import fileConfig
 from typing import Any
 
 import psycopg
-from alembic import context
+from alembic import command, context
 from alembic.util import CommandError
-from sqlalchemy import Connection, NullPool, create_engine, event, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlmodel import SQLModel
 
 import models  # noqa: F401 (its tables register themselves with SQLModel.metadata)
 import nutshell.idempotency  # noqa: F401 (and so does its table)
-from nutshell.settings import settings
+from nutshell.health import KNOWN, refuse_revision
+from nutshell.log import explain
+from nutshell.settings import settings, without_secrets
 
 logger = logging.getLogger("alembic.runtime.migration")
 
@@ -90,6 +93,35 @@ def print_statements() -> None:
         context.run_migrations()
 
 
+def connect(engine: Engine) -> Connection:
+    """On the command line, no database is a line and not a traceback."""
+    try:
+        return engine.connect()
+    except OperationalError as error:
+        if context.config.cmd_opts is None:
+            raise
+        sys.exit(f"DATABASE_URL: {without_secrets(settings.database_url)}: {explain(error)}")
+
+
+def is_upgrade() -> bool:
+    options = context.config.cmd_opts  # none when the service itself migrates, at its start
+    return options is None or options.cmd[0] is command.upgrade
+
+
+def is_ahead(connection: Connection) -> bool:
+    """Whether a newer version has migrated the database, and this one can be released all the same.
+
+    Else a roll-back would end here: Alembic cannot even locate the revision.
+    """
+    revision = context.get_context().get_current_revision()
+    if revision is None or revision in KNOWN:
+        return False
+    if reason := refuse_revision(connection, revision):
+        raise CommandError(reason)
+    logger.info("The schema is at %s, ahead of this version: nothing to do.", revision)
+    return True
+
+
 def migrate() -> None:
     url = settings.database_url
     sqlite = url.get_backend_name() == "sqlite"
@@ -101,7 +133,7 @@ def migrate() -> None:
         event.listen(engine, "begin", begin_immediate)
     else:
         event.listen(engine, "connect", log_notices)
-    with engine.begin() as connection:
+    with connect(engine) as connection, connection.begin():
         if not sqlite:
             connection.execute(
                 text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK}
@@ -113,6 +145,8 @@ def migrate() -> None:
             render_as_batch=True,  # SQLite alters most things only by copying the table
             transactional_ddl=True,
         )
+        if is_upgrade() and is_ahead(connection):
+            return
         with context.begin_transaction():
             try:
                 context.run_migrations()

@@ -1,6 +1,6 @@
 """The process: how the service starts, logs and stops. `python -m nutshell` is all a PaaS runs."""
 
-import logging.config
+import logging
 import os
 import select
 import signal
@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from alembic.util import CommandError
-from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
-from uvicorn.supervisors import ChangeReload, Multiprocess
+from uvicorn.supervisors import ChangeReload
 
-from nutshell.app import Server, log_address, migrate_sqlite
+from nutshell.log import LOGGING, describe_service, set_up_log
 from nutshell.protocol import Protocol
-from nutshell.settings import settings
+from nutshell.server import Server, Supervisor, log_address
+from nutshell.settings import settings, without_secrets
 
 logger = logging.getLogger("nutshell")
 
@@ -30,73 +29,18 @@ NOT_SERVED = [ROOT / name for name in (".venv", "bench", "nutshell/tests", "test
 
 BACKLOG = 2048  # callers that connect in the same moment
 
-LOGGING: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {
-        "line": {
-            "()": "nutshell.middleware.Formatter",
-            "format": "%(asctime)s %(levelname)s %(request_id)s %(message)s",
-        },
-    },
-    "handlers": {
-        "stdout": {
-            "class": "logging.StreamHandler",
-            "stream": "ext://sys.stdout",
-            "formatter": "line",
-        },
-    },
-    "root": {"handlers": ["stdout"], "level": "INFO"},
-    "loggers": {
-        "alembic.runtime.plugins": {"level": "WARNING"},
-        "watchfiles": {"level": "WARNING"},  # counts every write to the database file
-    },
-}
-
-
-def without_secrets(url: URL) -> str:
-    """A password can also be among the parameters, so only harmless ones are shown."""
-    harmless = {"host", "port", "sslmode", "target_session_attrs"}
-    query = {name: value for name, value in url.query.items() if name in harmless}
-    return URL.create(
-        url.get_backend_name(), host=url.host, port=url.port, database=url.database, query=query
-    ).render_as_string()
-
-
-def describe(*, reload: bool = False) -> str:
-    """The first line of the log: which database, and who may call."""
-    url = without_secrets(settings.database_url)
-    if settings.database_url.get_backend_name() == "sqlite" and not reload:
-        url += " (a PaaS discards this file; set DATABASE_URL)"
-    if settings.database_read_url is not None:
-        url += f", reads from {without_secrets(settings.database_read_url)}"
-    if settings.api_token:
-        access = "Open to callers with the token."
-    elif settings.open_local:
-        access = "Open to local callers only, no API_TOKEN."
-    else:
-        access = "Closed, but for health and documentation: set API_TOKEN."
-    return f"Database {url}. {access}"
-
-
-class Supervisor(Multiprocess):
-    """uvicorn's supervisor of several workers, but it closes the port at once when it stops.
-
-    New callers are then refused while the workers finish their requests. Otherwise they would wait
-    for an answer that never comes.
-    """
-
-    def terminate_all(self) -> None:
-        for listener in self.sockets:
-            listener.close()
-        super().terminate_all()
-
 
 def prepare_sqlite(*, reload: bool) -> None:
     """Ends the process with one line when the file, or its schema, is not what it should be.
 
     Under --reload a migration is not applied as soon as it is there: nobody has read it yet.
     """
+    if settings.database_url.get_backend_name() != "sqlite":
+        return
+    from alembic.util import CommandError
+
+    from nutshell.migrate import migrate_sqlite
+
     try:
         migrate_sqlite("a new file" if reload else "any file")
     except (DBAPIError, sqlite3.Error, CommandError) as error:
@@ -134,8 +78,8 @@ def follow_terminal() -> None:
 
 
 def serve(*, reload: bool) -> None:
-    logging.config.dictConfig(LOGGING)
-    logger.info(describe(reload=reload))
+    set_up_log()
+    logger.info(describe_service(reload=reload))
     prepare_sqlite(reload=reload)
     listener = listen("127.0.0.1" if reload else "")
     config = uvicorn.Config(

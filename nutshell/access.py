@@ -1,4 +1,4 @@
-"""Who may call: whoever has the API_TOKEN. When none is set, nobody, or this machine by OPEN_LOCAL."""
+"""Who may call: whoever has a token. When none is set, nobody, or this machine by OPEN_LOCAL."""
 
 import base64
 import secrets
@@ -6,7 +6,9 @@ from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 
 from fastapi import HTTPException, Request
+from pydantic import SecretStr
 
+from nutshell.database import SAFE_METHODS
 from nutshell.settings import settings
 
 # What the OpenAPI document says of it.
@@ -43,39 +45,50 @@ def is_loopback(host: str) -> bool:
 
 
 def check_access(request: Request) -> None:
-    """Raises 401 for a wrong token, and 403 while none is set, but for local calls by OPEN_LOCAL."""
-    if settings.api_token is None:
+    """Raises 401 for a wrong token, and 403 for one that may only read.
+
+    While none is set: 403, but for local calls by OPEN_LOCAL.
+    """
+    if settings.api_token is None and settings.api_read_token is None:
         if not settings.open_local:
             raise HTTPException(403, "Set API_TOKEN in the environment of the service to open it.")
         if not is_local(request):
             raise HTTPException(403, "Only local calls are allowed until API_TOKEN is set.")
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not is_token(given):
+    bearer = scheme.lower() == "bearer"
+    if bearer and is_among(settings.api_token, given):
+        return
+    if not bearer or not is_among(settings.api_read_token, given):
         headers = {"WWW-Authenticate": "Bearer"}
         raise HTTPException(401, "Send the header Authorization: Bearer <token>.", headers)
+    if request.method not in SAFE_METHODS:
+        raise HTTPException(403, "This token may only read.")
 
 
 def check_trace(request: Request) -> None:
     """The same for the live view, which is for local calls alone.
 
-    It takes the token as a password too: a browser asks for it, and an EventSource cannot send a
+    It takes a token as a password too: a browser asks for it, and an EventSource cannot send a
     header of its own.
     """
     if not is_local(request):
         raise HTTPException(403, "The trace is for local calls only.")
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if settings.api_token is None or scheme.lower() == "bearer":
+    if (settings.api_token or settings.api_read_token) is None or scheme.lower() == "bearer":
         check_access(request)
         return
     password = ""
     with suppress(ValueError):  # not base64
         password = base64.b64decode(given).decode("latin-1").partition(":")[2]
-    if scheme.lower() != "basic" or not is_token(password):
+    known = is_among(settings.api_token, password) or is_among(settings.api_read_token, password)
+    if scheme.lower() != "basic" or not known:
         headers = {"WWW-Authenticate": 'Basic realm="The password is the API_TOKEN"'}
         raise HTTPException(401, "Give the token as the password, for any user.", headers)
 
 
-def is_token(given: str) -> bool:
-    token = settings.api_token.get_secret_value() if settings.api_token else ""
-    return bool(token) and secrets.compare_digest(given.strip().encode(), token.encode())
+def is_among(tokens: SecretStr | None, given: str) -> bool:
+    """Whether it is one of the tokens. How long that takes tells nothing of them."""
+    known = tokens.get_secret_value().split(",") if tokens else []
+    same = [secrets.compare_digest(given.strip().encode(), token.encode()) for token in known]
+    return any(same)

@@ -6,39 +6,27 @@ import logging
 import multiprocessing
 import os
 import signal
-import socket
+import sys
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import uvicorn
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from fastapi import FastAPI, HTTPException, Response
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.middleware import Middleware
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel
-from sqlalchemy import URL, NullPool, create_engine, inspect, text
-from sqlalchemy.exc import SQLAlchemyError
 
-from nutshell import database
+from nutshell import database, health
 from nutshell.access import SECURITY_SCHEMES, check_trace
 from nutshell.docs import add_docs
-from nutshell.engines import make_engine
 from nutshell.errors import HANDLERS, describe_problems, documented
 from nutshell.idempotency import purge_old_keys
+from nutshell.log import describe_service, set_up_log
 from nutshell.middleware import Edge
 from nutshell.routes import ResourceRoute
 from nutshell.settings import settings
 
 logger = logging.getLogger(__name__)
-
-MIGRATIONS = Config(Path(__file__).parents[1] / "alembic.ini")
-HEAD = ScriptDirectory.from_config(MIGRATIONS).get_current_head()
 
 
 class Nutshell(FastAPI):
@@ -54,7 +42,7 @@ class Nutshell(FastAPI):
             components["securitySchemes"] = SECURITY_SCHEMES
             tags = dict.fromkeys(tag for o in operations for tag in o["tags"])
             document["tags"] = [{"name": tag} for tag in tags]
-            document.setdefault("servers", [{"url": "/"}])
+            document.setdefault("servers", [{"url": settings.root_path or "/"}])
             for operation in operations:
                 add_examples(operation, components["schemas"])
         return self.openapi_schema or {}
@@ -98,9 +86,9 @@ def create_app(title: str, summary: str, **options: Any) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
         **options,
     )
-    health: dict[str, Any] = {"tags": ["health"], "openapi_extra": {"security": []}}
-    app.get("/healthz", **health)(read_health)
-    app.get("/readyz", responses=documented(503), **health)(read_readiness)
+    open_to_all: dict[str, Any] = {"tags": ["health"], "openapi_extra": {"security": []}}
+    app.get("/healthz", **open_to_all)(health.read_health)
+    app.get("/readyz", responses=documented(503), **open_to_all)(health.read_readiness)
     add_docs(app)
     app.add_api_route("/", redirect_to_docs, include_in_schema=False)
     if settings.trace:
@@ -115,33 +103,36 @@ def create_app(title: str, summary: str, **options: Any) -> FastAPI:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    await asyncio.to_thread(migrate_sqlite, "a new file")
+    introduce()
+    if settings.database_url.get_backend_name() == "sqlite":
+        from nutshell.migrate import migrate_sqlite  # and Alembic: see health.py
+
+        await asyncio.to_thread(migrate_sqlite, "a new file")
     trace_statements()
     let_interrupts_finish_requests()
     follow_parent()
     spare_the_garbage_collector()
-    chores = [asyncio.create_task(report_readiness()), asyncio.create_task(purge_old_keys())]
+    chores = [
+        asyncio.create_task(health.prober.find_reason()),
+        asyncio.create_task(purge_old_keys()),
+    ]
     yield
     for chore in chores:
         chore.cancel()
     await asyncio.wait(chores)  # each may still have a connection to give back
-    for engine in (database.reader.engine, database.writer.engine, prober.engine):
+    for engine in (database.reader.engine, database.writer.engine, health.prober.engine):
         await engine.dispose()
 
 
-def migrate_sqlite(which: Literal["any file", "a new file"]) -> None:
-    """Brings SQLite's tables to the newest schema. A PaaS throws away what its release step made.
-
-    A server is migrated in the release step alone: web processes must not race to change a schema.
-    """
-    if settings.database_url.get_backend_name() != "sqlite":
-        return
-    if which == "a new file":
-        engine = create_engine(settings.database_url, poolclass=NullPool)
-        with engine.connect() as connection:
-            if inspect(connection).has_table("alembic_version") and connection.scalar(REVISION):
-                return
-    command.upgrade(MIGRATIONS, "head")
+def introduce() -> None:
+    """Sets up the log, and tells what `python -m nutshell` has told already if it serves."""
+    set_up_log()
+    if "nutshell.protocol" not in sys.modules:
+        logger.info(describe_service())
+        logger.warning(
+            "Another server than python -m nutshell: heads of requests have neither its limits nor"
+            " its deadline, and idle connections may close under a router that reuses them."
+        )
 
 
 def trace_statements() -> None:
@@ -159,29 +150,6 @@ def trace_statements() -> None:
             skip_dep_check=True,
             engines=[pool.engine.sync_engine for pool in (database.reader, database.writer)],
         )
-
-
-async def report_readiness() -> None:
-    if reason := await prober.find_reason():
-        logger.warning("Not ready: %s", reason)
-
-
-class Server(uvicorn.Server):
-    """uvicorn's server, but it says where it is as soon as it answers.
-
-    It is not in __main__.py, where the process that --reload starts would not find it.
-    """
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            log_address()
-
-
-def log_address() -> None:
-    url = f"http://127.0.0.1:{settings.port}"
-    view = f", live view {url}/trace" if settings.trace else ""
-    logger.info("Listening on %s, documentation %s/docs%s", url, url, view)
 
 
 def let_interrupts_finish_requests() -> None:
@@ -211,74 +179,9 @@ def spare_the_garbage_collector() -> None:
     gc.set_threshold(50_000)
 
 
-REVISION = text("SELECT version_num FROM alembic_version")
-READ_ONLY = text("SHOW transaction_read_only")
-FRESH = 1  # seconds
-
-
-class Prober:
-    """Asks the database whether it is as this service needs it, once a second however many ask.
-
-    It has a connection of its own: that a pool is busy, or a table locked, says nothing of the
-    database.
-    """
-
-    def __init__(self, url: URL) -> None:
-        self.engine = make_engine(url, 1, autocommit=True)
-        self.lock = asyncio.Lock()
-        self.asked = float("-inf")
-        self.reason: str | None = None
-
-    async def find_reason(self) -> str | None:
-        """Why the service is not ready, if it is not."""
-        async with self.lock:
-            if time.monotonic() > self.asked + FRESH:
-                self.reason = await self.ask()
-                self.asked = time.monotonic()
-            return self.reason
-
-    async def ask(self) -> str | None:
-        try:
-            async with self.engine.connect() as connection:
-                revision = await connection.scalar(REVISION)
-                postgresql = connection.dialect.name == "postgresql"
-                if postgresql and await connection.scalar(READ_ONLY) == "on":
-                    await connection.invalidate()  # the next may reach a server that takes writes
-                    return "The database takes no writes."
-        except SQLAlchemyError:
-            return "The database does not answer, or has no schema."
-        if revision != HEAD:
-            return f"The schema is at {revision}, but {HEAD} is needed: run alembic upgrade head."
-        return None
-
-
-prober = Prober(settings.database_url)
-
-
-NO_STORE = {"Cache-Control": "no-store"}  # some caches keep an answer that does not forbid it
-
-
-class Health(BaseModel):
-    status: Literal["ok"] = "ok"
-
-
-async def read_health(response: Response) -> Health:
-    """Tells that the process is alive."""
-    response.headers.update(NO_STORE)
-    return Health()
-
-
-async def read_readiness(response: Response) -> Health:
-    """Tells whether the database answers, takes writes, and has the schema of this service."""
-    if reason := await prober.find_reason():
-        raise HTTPException(503, reason, NO_STORE)
-    response.headers.update(NO_STORE)
-    return Health()
-
-
 async def explain_trace() -> None:
     raise HTTPException(404, "Set TRACE=1 to turn on the live view, as `make run` does.")
 
 
-async def redirect_to_docs() -> RedirectResponse:
-    return RedirectResponse("/docs")
+async def redirect_to_docs(request: Request) -> RedirectResponse:
+    return RedirectResponse(f"{request.scope['root_path']}/docs")

@@ -17,6 +17,10 @@ from sqlmodel import SQLModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from nutshell import health
+from nutshell.health import is_wrong_schema
+from nutshell.log import explain
+
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
@@ -172,12 +176,14 @@ def violation(exc: IntegrityError) -> tuple[str | None, list[str], str | None]:
 
 
 async def database_error(request: Request, exc: DBAPIError) -> Response:
-    """503 when the database is away, full or read-only. Anything else is a defect: 500."""
+    """503 when the database is away, full, read-only or not migrated. Else it is a defect: 500."""
     if is_wrong_schema(exc):
+        if reason := await health.prober.find_reason():
+            return unavailable(reason)
         logger.error("The database's schema differs from the models: is a migration missing?")
         raise exc
     if isinstance(exc, OperationalError) or exc.connection_invalidated or is_internal(exc):
-        return unavailable(exc)
+        return unavailable(f"{type(exc).__name__}: {explain(exc)}")
     raise exc
 
 
@@ -186,20 +192,12 @@ def is_internal(exc: DBAPIError) -> bool:
     return getattr(exc.orig, "sqlstate", None) == "XX000"
 
 
-def is_wrong_schema(exc: DBAPIError) -> bool:
-    error: Any = exc.orig
-    if hasattr(error, "sqlstate"):
-        return error.sqlstate in ("42P01", "42703")  # undefined table, undefined column
-    # SQLite has one code for all wrong statements, and codes of their own for all other errors.
-    return getattr(error, "sqlite_errorname", None) == "SQLITE_ERROR"
-
-
 async def pool_exhausted(request: Request, exc: PoolTimeout) -> Response:
-    return unavailable(exc)
+    return unavailable(f"{type(exc).__name__}: {explain(exc)}")
 
 
-def unavailable(exc: Exception) -> Response:
-    logger.warning("%s: %s", type(exc).__name__, exc)
+def unavailable(reason: str) -> Response:
+    logger.warning(reason)
     detail = "The database does not answer just now; try again."
     return problem(503, detail, headers={"Retry-After": "1"})
 

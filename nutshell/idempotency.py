@@ -21,6 +21,7 @@ from nutshell import database
 from nutshell.conditional import STREAMS
 from nutshell.fields import now
 from nutshell.guards import CheckSession
+from nutshell.log import explain
 
 logger = logging.getLogger(__name__)
 
@@ -123,4 +124,4 @@ async def purge_old_keys() -> None:
             if done.rowcount < MANY:
                 return
     except SQLAlchemyError as error:  # no database, or no schema as yet: the next start will do it
-        logger.warning("old idempotency keys were not deleted: %s", error)
+        logger.warning("old idempotency keys were not deleted: %s", explain(error))

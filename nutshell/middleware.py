@@ -3,7 +3,6 @@
 import logging
 import re
 from asyncio import get_running_loop, timeout_at
-from contextvars import ContextVar
 from time import perf_counter
 from uuid import uuid4
 
@@ -13,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nutshell.errors import failure, problem
+from nutshell.log import explain, request_id
 from nutshell.settings import settings
 
 logger = logging.getLogger(__name__)
@@ -24,35 +24,25 @@ BODY_SILENCE = 30  # seconds without a byte of a body that is not complete
 BODY_SECONDS = 120  # for all of it
 
 MAX_PATH = 200  # letters of a path, or of a method, in the log
+HEALTH = ("/healthz", "/readyz")
 
 # What a page on another origin may read of an answer.
 EXPOSED = ["Link", "Location", "ETag", "Retry-After", "X-Request-ID"]
 EXPOSED += ["X-Total-Count", "Preference-Applied"]
 
-# Of the request under way: in its answer, and in every line of the log.
-request_id: ContextVar[str] = ContextVar("request_id", default="-")
 SANE_ID = re.compile(rb"[\w.-]{1,64}", re.ASCII)
-
-
-# The letters that can be in an address. By words, the search looks at each letter once.
-WORD = re.compile(r"[^\s'\"()=/&]+")
-
-
-def hide_address(word: re.Match[str]) -> str:
-    return "(e-mail)" if "@" in word[0] or "%40" in word[0] else word[0]
 
 
 def too_large() -> HTTPException:
     return HTTPException(413, f"A body may have {MAX_BODY} bytes at most.")
 
 
-class Formatter(logging.Formatter):
-    """Adds the request id, and hides e-mail addresses."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        record.request_id = request_id.get()
-        line = super().format(record)
-        return WORD.sub(hide_address, line) if "@" in line or "%40" in line else line
+def add_root_path(scope: Scope, root: str) -> Scope:
+    """The path as ASGI has it, with ROOT_PATH, whether or not the proxy has taken that off."""
+    if not f"{scope['path']}/".startswith(f"{root}/"):
+        path, raw_path = root + scope["path"], root.encode() + scope["raw_path"]
+        scope = dict(scope, path=path, raw_path=raw_path)
+    return dict(scope, root_path=root)
 
 
 class Edge:
@@ -82,6 +72,10 @@ class Edge:
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         own_id = given if SANE_ID.fullmatch(given) else uuid4().hex.encode()
         request_id.set(own_id.decode())
+        quiet = not settings.log_health and scope["path"] in HEALTH
+        path = scope["raw_path"][:MAX_PATH].decode("latin-1")  # without the query
+        if settings.root_path:
+            scope = add_root_path(scope, settings.root_path)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -93,11 +87,11 @@ class Edge:
         try:
             await self.inner(scope, receive, send_with_id)
         finally:
-            method = scope["method"][:MAX_PATH]
-            path = scope["raw_path"][:MAX_PATH].decode("latin-1")  # without the query
             took = (perf_counter() - started) * 1000
             more = scope.get("trace", "")  # of trace.py, when the live view is on
-            logger.info("%s %s %d %.1f ms%s", method, path, status, took, more)
+            line = (scope["method"][:MAX_PATH], path, status, took)
+            if not quiet:
+                logger.info("%s %s %d %.1f ms%s", *line, more, extra={"call": line})
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
@@ -145,8 +139,9 @@ class Edge:
         except ClientDisconnect:  # for the log: nobody hears it
             if not started:
                 await problem(400, "The body did not arrive whole.")(scope, receive, send)
-        except Exception:
+        except Exception as error:
             if started:
                 raise  # too late for another answer
-            logger.exception("%s failed", scope["method"][:MAX_PATH])
+            cause = f"{type(error).__name__}: {explain(error)}"
+            logger.error("%s failed: %s", scope["method"][:MAX_PATH], cause, exc_info=error)
             await failure()(scope, receive, send)

@@ -1,13 +1,14 @@
 """What the environment, or a `.env` file, may set. README.md has the table."""
 
+import os
 import re
 import sys
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote
 
-from psycopg.pq import Conninfo
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import Conninfo, PGconn
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     InstanceOf,
@@ -22,7 +23,15 @@ from sqlalchemy import URL, make_url
 
 # What other clients' parameters say that needs no saying here: we prepare no statements, and
 # POOL_SIZE is the limit of connections.
-HARMLESS = frozenset({"pgbouncer", "connection_limit", "pool_timeout", "statement_cache_size"})
+HARMLESS = frozenset(
+    {"connection_limit", "pgbouncer", "pool", "pool_timeout", "supa"}
+    | {"prepared_statement_cache_size", "statement_cache_size"}
+)
+# By a variable that each sets.
+MANY_MACHINES = {"FLY_APP_NAME": "Fly", "VERCEL": "Vercel"} | dict.fromkeys(
+    ("K_SERVICE", "CLOUD_RUN_JOB"), "Cloud Run"
+)
+
 KNOWN = frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
 
 
@@ -36,7 +45,7 @@ def parse_database_url(value: str | URL) -> URL:
     scheme, _, rest = value.partition("://")
     if scheme == "sqlite":
         return parse_sqlite(value)
-    if scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
+    if not re.fullmatch(r"postgres(ql)?(\+\w+)?", scheme):  # with whatever driver
         raise ValueError("neither postgresql:// nor sqlite:///")
     address, _, parameters = rest.partition("?")
     # A password may hold a comma, a colon, a slash or an @ that nobody has escaped.
@@ -47,8 +56,12 @@ def parse_database_url(value: str | URL) -> URL:
     if query.get("schema") == "public":
         del query["schema"]
     query = {key: text for key, text in query.items() if key not in HARMLESS}
+    if "ssl" in query:  # asyncpg's name for it
+        ssl = query.pop("ssl")
+        query.setdefault("sslmode", "require" if ssl == "true" else ssl)
     if unknown := sorted(query.keys() - KNOWN):
         raise ValueError(f"libpq knows no parameter {', '.join(unknown)}")
+    check_values(query)
     host, port = parse_hosts(hosts)
     if "," in host:
         query |= {"host": host, "port": port}
@@ -62,6 +75,16 @@ def parse_database_url(value: str | URL) -> URL:
         unquote(database) or None,
         query,
     )
+
+
+def check_values(query: dict[str, Any]) -> None:
+    """Raises ValueError for a value that libpq refuses, such as `sslmode=no-verify`."""
+    # It looks at them before it connects, and a socket in this folder cannot exist.
+    attempt = PGconn.connect_start(make_conninfo(**query | {"host": "/dev/null"}).encode())
+    message = attempt.error_message.decode().strip()
+    attempt.finish()
+    if message.startswith("invalid"):
+        raise ValueError(f"libpq says: {message}")
 
 
 def parse_hosts(hosts: str) -> tuple[str, str]:
@@ -85,21 +108,57 @@ def parse_sqlite(value: str) -> URL:
     return url
 
 
+def without_secrets(url: URL) -> str:
+    """A password can also be among the parameters, so only harmless ones are shown."""
+    harmless = {"host", "port", "sslmode", "target_session_attrs"}
+    query = {name: value for name, value in url.query.items() if name in harmless}
+    return URL.create(
+        url.get_backend_name(), host=url.host, port=url.port, database=url.database, query=query
+    ).render_as_string()
+
+
+def parse_origin(value: str) -> str:
+    """An origin as browsers send it: in lower case, without a slash or the port of its scheme."""
+    origin = value.lower().removesuffix("/")
+    for scheme, port in (("http://", ":80"), ("https://", ":443")):
+        if origin.startswith(scheme):
+            origin = origin.removesuffix(port)
+    if origin != "*" and not re.fullmatch(r"[a-z][a-z\d+.-]*://[^\s/?#@]+", origin):
+        raise ValueError(f"{value} is no origin; it looks like https://app.example.com")
+    return origin
+
+
+def parse_root_path(value: str) -> str:
+    path = value.strip("/")
+    if not re.fullmatch(r"[\w.~/-]*", path, re.ASCII):
+        raise ValueError("no path; it looks like /api")
+    return path and f"/{path}"
+
+
 def split_commas(value: str | list[str]) -> list[str]:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
 
 
-def check_token(value: SecretStr) -> SecretStr:
-    """Refuses what no client can send in a header: HTTP libraries accept ASCII alone."""
-    if not re.fullmatch("[ -~]+", value.get_secret_value()):
-        raise ValueError("use visible ASCII letters alone, at least one")
-    return value
+def parse_tokens(value: str | SecretStr) -> str | SecretStr:
+    """Several, so that one can be replaced while its callers change to the next.
+
+    Raises ValueError for what no client can send in a header: HTTP libraries accept ASCII alone.
+    """
+    if isinstance(value, SecretStr):
+        return value
+    if not (tokens := split_commas(value)):
+        raise ValueError("no token")
+    if not re.fullmatch("[ -~]+", value):
+        raise ValueError("use visible ASCII letters alone")
+    return ",".join(tokens)
 
 
 DatabaseURL = Annotated[InstanceOf[URL], NoDecode, BeforeValidator(parse_database_url)]
-CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(split_commas)]
+Origin = Annotated[str, BeforeValidator(parse_origin)]
+Origins = Annotated[list[Origin], NoDecode, BeforeValidator(split_commas)]
+Tokens = Annotated[SecretStr, BeforeValidator(parse_tokens)]
 
 
 class Settings(BaseSettings):
@@ -108,12 +167,16 @@ class Settings(BaseSettings):
     database_url: DatabaseURL = make_url("sqlite:///./nutshell.db")
     database_read_url: DatabaseURL | None = None
     pool_size: PositiveInt = 4
-    api_token: Annotated[SecretStr, AfterValidator(check_token)] | None = None
+    api_token: Tokens | None = None
+    api_read_token: Tokens | None = None
     open_local: bool = False
-    cors_origins: CommaSeparated = []
+    cors_origins: Origins = []
+    root_path: Annotated[str, BeforeValidator(parse_root_path)] = ""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     web_concurrency: PositiveInt = 1
     forwarded_allow_ips: str = "*"
+    log_format: Literal["text", "json"] = "text"
+    log_health: bool = True
     trace: bool = False
 
     @field_validator("*", mode="before")
@@ -127,6 +190,25 @@ class Settings(BaseSettings):
         urls = [url for url in (self.database_url, self.database_read_url) if url is not None]
         if len(urls) == 2 and any(url.get_backend_name() == "sqlite" for url in urls):
             raise ValueError("DATABASE_READ_URL: a replica is for two PostgreSQL URLs, not SQLite")
+        return self
+
+    @model_validator(mode="after")
+    def check_file(self) -> Self:
+        for name, platform in MANY_MACHINES.items():
+            if name in os.environ and "database_url" not in self.model_fields_set:
+                raise ValueError(
+                    f"DATABASE_URL: not set, and {platform} runs several machines: each would keep"
+                    " its data in a file of its own. Attach a PostgreSQL"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def check_tokens(self) -> Self:
+        both = [
+            tokens.get_secret_value() for tokens in (self.api_token, self.api_read_token) if tokens
+        ]
+        if len(both) == 2 and set(both[0].split(",")) & set(both[1].split(",")):
+            raise ValueError("API_READ_TOKEN: a token of API_TOKEN may do more than read")
         return self
 
 

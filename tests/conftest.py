@@ -11,7 +11,7 @@ from sqlalchemy import URL
 from nutshell.tests.fixtures import *
 from nutshell.tests.fixtures import MakeSchema, create
 from main import app as service
-from nutshell.app import MIGRATIONS
+from nutshell.migrate import MIGRATIONS
 from nutshell.settings import settings
 from nutshell.tests.service import ROOT
 

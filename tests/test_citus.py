@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nutshell.app import HEAD
+from nutshell.health import HEAD
 from nutshell.tests.citus import MISSING, REASON, Citus
 from nutshell.tests.service import (
     ROOT,

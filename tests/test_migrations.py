@@ -20,7 +20,9 @@ from sqlmodel import SQLModel
 
 import main
 from nutshell.tests.fixtures import Pools, use_pools
-from nutshell.app import HEAD, MIGRATIONS, lifespan
+from nutshell.app import lifespan
+from nutshell.health import HEAD, KNOWN
+from nutshell.migrate import MIGRATIONS
 from nutshell.settings import settings
 from nutshell.tests.postgres import Postgres
 from nutshell.tests.service import ROOT, alembic, checkout, plain_environment
@@ -57,6 +59,11 @@ def rows(url: URL) -> dict[str, list[dict[str, Any]]]:
         }
     engine.dispose()
     return found
+
+
+def test_revisions_are_those_that_alembic_knows() -> None:
+    assert set(REVISIONS) == KNOWN
+    assert ScriptDirectory.from_config(MIGRATIONS).get_heads() == [HEAD]
 
 
 def test_migrations_go_up_down_and_up_again_without_drift(
@@ -185,6 +192,7 @@ async def test_start_brings_sqlite_to_head_and_leaves_loggers_alone(
     url = make_url(f"sqlite:///{tmp_path}/new.db")
     monkeypatch.setattr(settings, "database_url", url)
     use_pools(Pools(url, 1), monkeypatch)
+    monkeypatch.setattr("nutshell.app.introduce", lambda: None)  # sets up the service's own log
     logger = logging.getLogger("an.application.logger")
     handlers = list(logging.getLogger().handlers)
     async with lifespan(main.app):
@@ -199,6 +207,7 @@ async def test_start_does_not_migrate_postgresql(
     url = postgres.create_database("not_migrated")
     monkeypatch.setattr(settings, "database_url", url)
     use_pools(Pools(url, 1), monkeypatch)
+    monkeypatch.setattr("nutshell.app.introduce", lambda: None)
     async with lifespan(main.app):
         assert tables(url) == set()
 

@@ -11,7 +11,7 @@ from sqlmodel import SQLModel
 from nutshell.tests import library
 from nutshell.tests.fixtures import *
 from nutshell.tests.fixtures import MakeSchema, create
-from nutshell.app import HEAD
+from nutshell.health import HEAD
 
 
 @pytest.fixture

@@ -15,11 +15,10 @@ from sqlalchemy import URL, Engine, create_engine, event, inspect, make_url
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from nutshell import app as service
-from nutshell import database
-from nutshell.app import Prober
+from nutshell import database, health
 from nutshell.engines import Pool, make_engine, make_pools
 from nutshell.guards import TORN
+from nutshell.health import Prober
 from nutshell.settings import settings
 from nutshell.tests.citus import Citus
 from nutshell.tests.postgres import Postgres
@@ -115,7 +114,7 @@ class Pools:
 def use_pools(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "reader", pools.reader)
     monkeypatch.setattr(database, "writer", pools.writer)
-    monkeypatch.setattr(service, "prober", pools.prober)
+    monkeypatch.setattr(health, "prober", pools.prober)
 
 
 @pytest.fixture(scope="session")

@@ -211,10 +211,11 @@ class Service:
         wrapper: Sequence[str] = (),
         port: int | None = None,
         reload: bool = False,
+        command: Sequence[str] = (),
     ) -> None:
         """`wrapper` is a command that runs the one given to it. Port 8000 is the default's.
 
-        With `reload` it is the service of `make run`.
+        With `reload` it is the service of `make run`. A platform may have a `command` of its own.
         """
         self.port = port or free_port()
         environment = plain_environment(bin_folder, **variables or {})
@@ -224,9 +225,10 @@ class Service:
         descriptor, name = tempfile.mkstemp(prefix="nutshell-log-")
         os.close(descriptor)
         self.log = Path(name)
+        line = procfile()["web"] + " --reload" * reload
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*wrapper, "bash", "-c", "exec " + procfile()["web"] + " --reload" * reload],
+                [*wrapper, *(command or ("bash", "-c", f"exec {line}"))],
                 cwd=tree or library_checkout(),
                 env=environment,
                 stdout=log,

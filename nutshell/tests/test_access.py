@@ -214,3 +214,31 @@ async def ask_trace(authorization: str, more: dict[str, str] | None = None) -> i
     except HTTPException as refusal:
         return refusal.status_code
     return None
+
+
+async def test_each_of_several_tokens_is_accepted(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "api_token", SecretStr("old,new"))
+    for token, status in (("old", 200), ("new", 200), ("old,new", 401), ("", 401)):
+        headers = {"authorization": f"Bearer {token}"}
+        assert (await client.get("/shelves", headers=headers)).status_code == status
+
+
+@pytest.mark.parametrize("full", ["full", None])
+async def test_read_token_only_reads(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, full: str | None
+) -> None:
+    monkeypatch.setattr(settings, "api_token", full and SecretStr(full))
+    monkeypatch.setattr(settings, "api_read_token", SecretStr("one,two"))
+    for token in ("one", "two"):
+        headers = {"authorization": f"Bearer {token}"}
+        for method, path in PATHS:
+            answer = await client.request(method.upper(), path, headers=headers)
+            if method == "get":
+                assert answer.status_code in (200, 404)
+            else:
+                assert_problem(answer, 403)
+                assert answer.json()["detail"] == "This token may only read."
+        assert (await client.head("/shelves", headers=headers)).status_code == 200
+    assert_problem(await client.get("/shelves"), 401)

@@ -1,7 +1,9 @@
 """The edge of the app: request ids, the log's line, CORS, and answers that break off."""
 
+import json
 import logging
 import re
+import sys
 import time
 from collections.abc import AsyncIterator
 
@@ -12,6 +14,7 @@ from fastapi.responses import StreamingResponse
 
 from nutshell.tests.fixtures import assert_problem
 from nutshell.app import create_app
+from nutshell.log import JsonFormatter, request_id
 from nutshell.settings import settings
 from nutshell.tests.asgi import call
 
@@ -122,3 +125,69 @@ async def test_answer_is_compressed_for_those_who_accept_it(
         answer = await client.get(path, headers={"accept-encoding": header})
         assert answer.status_code == 200
         assert ("content-encoding" in answer.headers) == compressed
+
+
+async def test_health_checks_stay_out_of_the_log_if_asked(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with caplog.at_level(logging.INFO, "nutshell.middleware"):
+        await client.get("/healthz")
+        monkeypatch.setattr(settings, "log_health", False)
+        for path in ("/healthz", "/readyz", "/nowhere"):
+            await client.get(path)
+    logged = [record.getMessage().split()[1] for record in caplog.records]
+    assert logged == ["/healthz", "/nowhere"]
+
+
+async def test_line_of_a_defect_has_its_cause(
+    client: httpx.AsyncClient, extra: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    @extra.get("/broken")
+    async def break_down() -> None:
+        raise KeyError("shelf")
+
+    assert (await client.get("/broken")).status_code == 500
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage() == "GET failed: KeyError: 'shelf'"
+    assert record.exc_info
+
+
+async def test_json_line_has_the_call_and_no_address(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "nutshell.middleware"):
+        await client.get('/books/"ada@example.com\\"', headers={"x-request-id": "one"})
+    (record,) = caplog.records
+    token = request_id.set("one")
+    line = JsonFormatter().format(record)
+    request_id.reset(token)
+    assert "\n" not in line
+    assert "ada" not in line
+    found = json.loads(line)
+    assert (found["level"], found["severity"], found["request_id"]) == ("info", "INFO", "one")
+    assert (found["method"], found["status"]) == ("GET", 422)
+    assert found["path"] in found["message"]
+    assert found["ms"] >= 0
+    try:
+        raise ValueError("ada@example.com")
+    except ValueError:
+        failed = logging.LogRecord("a", logging.ERROR, "", 0, "failed", (), sys.exc_info())
+    assert "ValueError: (e-mail)" in json.loads(JsonFormatter().format(failed))["exception"]
+
+
+@pytest.mark.parametrize("stripped", [True, False])
+async def test_root_path_is_before_every_reference(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, stripped: bool
+) -> None:
+    monkeypatch.setattr(settings, "root_path", "/api")
+    prefix = "" if stripped else "/api"
+    for title in ("a", "b"):
+        created = await client.post(f"{prefix}/books", json={"title": title})
+        assert created.headers["location"].startswith("/api/books/")
+    listed = await client.get(f"{prefix}/books?limit=1")
+    assert listed.headers["link"].startswith("</api/books?limit=1&after=")
+    home = await client.get(f"{prefix}/")
+    assert home.headers["location"] == "/api/docs"
+    assert '"/api/docs/swagger-ui.css' in (await client.get(f"{prefix}/docs")).text
+    document = (await client.get(f"{prefix}/openapi.json")).json()
+    assert {"url": "/api"} in document["servers"]

@@ -17,7 +17,8 @@ from uvicorn.supervisors import ChangeReload
 
 from nutshell import __main__ as process
 from nutshell import app as service
-from nutshell.middleware import Formatter, request_id
+from nutshell import health, server
+from nutshell.log import Formatter, describe_service, request_id
 from nutshell.settings import settings
 
 
@@ -50,8 +51,9 @@ async def test_stopping_waits_for_every_chore_of_the_start(monkeypatch: pytest.M
             await asyncio.sleep(seconds)
             ended.append(seconds)
 
-    monkeypatch.setattr(service, "report_readiness", lambda: work(0.01))
+    monkeypatch.setattr(health.prober, "find_reason", lambda: work(0.01))
     monkeypatch.setattr(service, "purge_old_keys", lambda: work(0.1))
+    monkeypatch.setattr(service, "introduce", lambda: None)
     async with service.lifespan(service.create_app("a service", summary="A test.")):
         await asyncio.sleep(0.01)
     assert ended == [0.01, 0.1]
@@ -70,16 +72,17 @@ def test_first_line_tells_the_database_and_no_password(monkeypatch: pytest.Monke
     monkeypatch.setattr(settings, "database_url", make_url(secret))
     monkeypatch.setattr(settings, "database_read_url", make_url(secret))
     monkeypatch.setattr(settings, "api_token", SecretStr("sesame"))
-    line = process.describe()
+    line = describe_service()
     assert "postgresql://h:5433/d?sslmode=require, reads from postgresql://h:5433/d" in line
     assert line.endswith("Open to callers with the token.")
     assert "sesame" not in line
     monkeypatch.setattr(settings, "database_url", make_url("sqlite:///a.db"))
     monkeypatch.setattr(settings, "api_token", None)
     monkeypatch.setattr(settings, "open_local", False)
-    assert process.describe().endswith("Closed, but for health and documentation: set API_TOKEN.")
+    line = describe_service()
+    assert line.endswith("Closed, but for health and documentation: set API_TOKEN.")
     monkeypatch.setattr(settings, "open_local", True)
-    line = process.describe()
+    line = describe_service()
     assert "sqlite:///a.db (a PaaS discards this file; set DATABASE_URL)" in line
     assert line.endswith("Open to local callers only, no API_TOKEN.")
 
@@ -93,16 +96,16 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[uv
         configs.append(config)
         config.sockets = sockets  # type: ignore[attr-defined]
 
-    def run(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
-        note(server.config, sockets)
-        server.started = True
+    def run(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        note(self.config, sockets)
+        self.started = True
 
     monkeypatch.setattr(settings, "port", 0)
     monkeypatch.setattr(settings, "database_url", make_url(f"sqlite:///{tmp_path}/test.db"))
     monkeypatch.setattr(logging.config, "dictConfig", lambda _: None)
     monkeypatch.setattr(uvicorn.Server, "run", run)
     monkeypatch.setattr(ChangeReload, "run", lambda self: note(self.config, self.sockets))
-    monkeypatch.setattr(process.Supervisor, "run", lambda self: note(self.config, self.sockets))
+    monkeypatch.setattr(server.Supervisor, "run", lambda self: note(self.config, self.sockets))
     yield configs
     for config in configs:
         for listener in config.sockets:
@@ -127,7 +130,7 @@ def test_several_workers_share_one_socket_and_stopping_closes_it(
     monkeypatch.setattr(settings, "web_concurrency", 2)
     process.serve(reload=False)
     (listener,) = started[0].sockets
-    supervisor = process.Supervisor(started[0], [listener])
+    supervisor = server.Supervisor(started[0], [listener])
     supervisor.terminate_all()
     assert listener.fileno() == -1, "the port is free while the workers finish"
 
@@ -156,7 +159,7 @@ def test_bad_sqlite_ends_the_start_with_one_line(
         connection.execute("INSERT INTO alembic_version VALUES ('9999')")
     for file, words in [
         (folder, "unable to open database file"),
-        (ahead, "Can't locate revision"),
+        (ahead, "The schema is at 9999, which this version does not know, without "),
         (no_database, "file is not a database"),
     ]:
         monkeypatch.setattr(settings, "database_url", make_url(f"sqlite:///{file}"))

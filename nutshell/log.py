@@ -1,0 +1,118 @@
+"""The log: one line on stdout for each event, with the id of its request and no e-mail address."""
+
+import json
+import logging
+import logging.config
+import re
+from contextvars import ContextVar
+from typing import Any
+
+from nutshell.settings import settings, without_secrets
+
+# Of the request under way: in its answer, and in every line of the log.
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+
+# The letters that can be in an address. By words, the search looks at each letter once.
+WORD = re.compile(r"[^\s'\"()=/&]+")
+
+
+def hide_address(word: re.Match[str]) -> str:
+    return "(e-mail)" if "@" in word[0] or "%40" in word[0] else word[0]
+
+
+def hide_addresses(line: str) -> str:
+    return WORD.sub(hide_address, line) if "@" in line or "%40" in line else line
+
+
+class Formatter(logging.Formatter):
+    """Adds the request id, and hides e-mail addresses."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.request_id = request_id.get()
+        return hide_addresses(super().format(record))
+
+
+class JsonFormatter(Formatter):
+    """The same as a JSON object. Cloud Run reads `severity`, most others read `level`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "severity": record.levelname,
+            "logger": record.name,
+            "request_id": request_id.get(),
+            "message": hide_addresses(record.getMessage()),
+        }
+        if hasattr(record, "call"):  # of middleware.py
+            method, path, status, took = record.call
+            line |= {"method": method, "path": hide_addresses(path), "status": status}
+            line["ms"] = round(took, 1)
+        if record.exc_info:
+            line["exception"] = hide_addresses(self.formatException(record.exc_info))
+        return json.dumps(line)
+
+
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "text": {
+            "()": Formatter,
+            "format": "%(asctime)s %(levelname)s %(request_id)s %(message)s",
+        },
+        "json": {"()": JsonFormatter},
+    },
+    "handlers": {
+        "stdout": {
+            "class": "logging.StreamHandler",
+            "stream": "ext://sys.stdout",
+            "formatter": settings.log_format,
+        },
+    },
+    "root": {"handlers": ["stdout"], "level": "INFO"},
+    "loggers": {
+        "alembic.runtime.plugins": {"level": "WARNING"},
+        "watchfiles": {"level": "WARNING"},  # counts every write to the database file
+        # Other servers than ours have set these up already.
+        "uvicorn": {"handlers": [], "propagate": True},
+        "uvicorn.error": {"handlers": [], "propagate": True},
+        "uvicorn.access": {"handlers": [], "propagate": False},  # middleware.py has a better line
+    },
+}
+
+
+def set_up_log() -> None:
+    logging.config.dictConfig(LOGGING)
+
+
+def describe_service(*, reload: bool = False) -> str:
+    """The first line of the log: which database, and who may call."""
+    url = without_secrets(settings.database_url)
+    if settings.database_url.get_backend_name() == "sqlite" and not reload:
+        url += " (a PaaS discards this file; set DATABASE_URL)"
+    if settings.database_read_url is not None:
+        url += f", reads from {without_secrets(settings.database_read_url)}"
+    if settings.api_token or settings.api_read_token:
+        access = "Open to callers with the token."
+    elif settings.open_local:
+        access = "Open to local callers only, no API_TOKEN."
+    else:
+        access = "Closed, but for health and documentation: set API_TOKEN."
+    return f"Database {url}. {access}"
+
+
+# How PostgreSQL and PgBouncer say so. The driver has no code for an error before the connection.
+FULL = re.compile("too many (?:clients|connections)|connection slots|no more connections")
+
+
+def explain(error: BaseException) -> str:
+    """What the database or its driver says, in one line, without the statement."""
+    cause = " ".join(str(getattr(error, "orig", None) or error).split())
+    if FULL.search(cause):
+        wanted = 2 * settings.pool_size + 1
+        cause = (
+            f"The database refuses more connections. This process wants {wanted} at most, by"
+            f" POOL_SIZE={settings.pool_size}; there are {settings.web_concurrency} of it. ({cause})"
+        )
+    return cause
