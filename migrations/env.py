@@ -21,7 +21,7 @@ from nutshell.health import KNOWN, refuse_revision
 from nutshell.log import explain
 from nutshell.settings import settings, without_secrets
 
-logger = logging.getLogger("alembic.runtime.migration")
+logger = logging.getLogger("alembic.env")
 
 MIGRATION_LOCK = 7_305_808_869  # any number that nothing else locks
 

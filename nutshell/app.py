@@ -17,51 +17,17 @@ from fastapi.middleware import Middleware
 from fastapi.responses import RedirectResponse
 
 from nutshell import database, health
-from nutshell.access import SECURITY_SCHEMES, check_trace
+from nutshell.access import check_trace
 from nutshell.docs import add_docs
-from nutshell.errors import HANDLERS, describe_problems, documented
+from nutshell.errors import HANDLERS
 from nutshell.idempotency import purge_old_keys
 from nutshell.log import describe_service, set_up_log
 from nutshell.middleware import Edge
+from nutshell.openapi import DocumentedApp, documented
 from nutshell.routes import ResourceRoute
 from nutshell.settings import settings
 
 logger = logging.getLogger(__name__)
-
-
-class Nutshell(FastAPI):
-    def openapi(self) -> dict[str, Any]:
-        """FastAPI's document, with what its routes refer to."""
-        if self.openapi_schema is None:
-            document = super().openapi()
-            components = document.setdefault("components", {})
-            operations = [o for path in document["paths"].values() for o in path.values()]
-            statuses = {s for o in operations for s in o["responses"] if s >= "400"}
-            for kind, described in describe_problems(statuses).items():
-                components[kind] = components.get(kind, {}) | described
-            components["securitySchemes"] = SECURITY_SCHEMES
-            tags = dict.fromkeys(tag for o in operations for tag in o["tags"])
-            document["tags"] = [{"name": tag} for tag in tags]
-            document.setdefault("servers", [{"url": settings.root_path or "/"}])
-            for operation in operations:
-                add_examples(operation, components["schemas"])
-        return self.openapi_schema or {}
-
-
-def add_examples(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
-    """Puts the examples of the schemas where clients such as Postman look for them."""
-    for parameter in operation.get("parameters", ()):
-        if parameter["in"] == "path":
-            parameter.setdefault("example", 1)
-    if "requestBody" in operation:
-        content = operation["requestBody"]["content"]["application/json"]
-        several = content["schema"].get("type") == "array"
-        reference = (content["schema"]["items"] if several else content["schema"]).get("$ref", "")
-        schema = schemas.get(reference.rpartition("/")[2], {})
-        fields = schema.get("properties", {}).items()
-        body = {name: field["examples"][0] for name, field in fields if "examples" in field}
-        body = schema.get("examples", [body])[0]
-        content.setdefault("example", [body] if several else body)
 
 
 def create_app(title: str, summary: str, **options: Any) -> FastAPI:
@@ -70,7 +36,7 @@ def create_app(title: str, summary: str, **options: Any) -> FastAPI:
     `options` are FastAPI's own, such as `version` and `license_info`.
     Routes that are added to it belong to resources: see ResourceRoute.
     """
-    app = Nutshell(
+    app = DocumentedApp(
         title=title,
         summary=summary,
         lifespan=lifespan,

@@ -212,23 +212,3 @@ HANDLERS: dict[int | type[Exception], Any] = {
     DBAPIError: database_error,
     PoolTimeout: pool_exhausted,
 }
-
-
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route: what the document says of its errors."""
-    return {s: {"$ref": f"#/components/responses/{s}"} for s in statuses}
-
-
-def describe_problems(statuses: set[str]) -> dict[str, Any]:
-    """The components of the OpenAPI document to which `documented` refers."""
-    problem_schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas = problem_schema.pop("$defs") | {"Problem": problem_schema}
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    responses: dict[str, dict[str, Any]] = {
-        status: {"description": HTTPStatus(int(status)).phrase, "content": content}
-        for status in sorted(statuses)
-    }
-    for status, name in (("401", "WWW-Authenticate"), ("503", "Retry-After")):
-        if status in responses:
-            responses[status]["headers"] = {name: {"schema": {"type": "string"}}}
-    return {"schemas": schemas, "responses": responses}

@@ -10,7 +10,6 @@ import socket
 import sys
 from contextlib import suppress
 from http import HTTPStatus
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
@@ -59,6 +58,15 @@ class Reader(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.data_received(bytes(self.buffer[:nbytes]))
+
+
+class LastAnswer:
+    """The transport of an answer that may come before the end of its request's body: closing it hangs up."""
+
+    def __init__(self, protocol: "Protocol") -> None:
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+        self.close = protocol.hang_up
 
 
 class Protocol(ZttpProtocol):
@@ -139,11 +147,7 @@ class Protocol(ZttpProtocol):
                 # An answer before the end of the body is the last: nobody waits for the rest. uvicorn
                 # would close at once, or, without the header, go on reading.
                 cycle.default_headers = [*cycle.default_headers, CLOSE]
-                cycle.transport = SimpleNamespace(  # type: ignore[assignment]
-                    write=self.transport.write,
-                    is_closing=self.transport.is_closing,
-                    close=self.hang_up,
-                )
+                cycle.transport = LastAnswer(self)  # type: ignore[assignment]
         elif cycle is not None and not cycle.more_body and not cycle.response_started:
             cycle.default_headers = self.server_state.default_headers
             cycle.transport = self.transport

@@ -1,4 +1,4 @@
-"""What the routes of every resource do the same way: access, entity tags, keys, and saying so."""
+"""Behaviour shared by all resource routes: access, entity tags, keys, references, pages."""
 
 import re
 from collections import Counter
@@ -17,98 +17,33 @@ from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import Select
 
-from nutshell.access import SECURITY_SCHEMES, check_access
+from nutshell.access import check_access
 from nutshell.conditional import STREAMS, tag_answer
 from nutshell.database import take_snapshot
-from nutshell.errors import documented
 from nutshell.idempotency import run_once
+from nutshell.openapi import describe_route, is_list, is_single
 from nutshell.paging import Page
 
 # A merge patch (RFC 7396) is what our PATCH takes anyway. Other types, such as a JSON Patch, mean something else.
 JSON_TYPES = ("application/json", "application/merge-patch+json")
 
 
-def header(name: str, description: str, **schema: Any) -> dict[str, Any]:
-    """A header of a request, as the OpenAPI document has it."""
-    schema = {"type": "string"} | schema
-    return {"name": name, "in": "header", "description": description, "schema": schema}
-
-
-# By method. The route reads these headers itself: to declare them to FastAPI costs every call.
-HEADERS = {
-    "GET": header("If-None-Match", "304 when the row still has this `ETag`"),
-    "POST": header(
-        "Idempotency-Key",
-        "any text of your own: a repeat with it returns the first answer",
-        format="idempotency-key",
-    ),
-    "PATCH": header("If-Match", "change the row only while it has this `ETag`, else 412"),
-    "DELETE": header("If-Match", "delete the row only while it has this `ETag`, else 412"),
-}
-COUNT = header("Prefer", "`count=exact` asks for `X-Total-Count` (RFC 7240)")
-PLACES = ("after", "cursor", "offset")  # parameters that say where in its list a page begins
-ERRORS = {
-    "GET": (),
-    "POST": (400, 409, 415),
-    "PATCH": (400, 409, 412, 415),
-    "DELETE": (400, 409, 412),
-}
-EVERY_ERROR = (401, 403, 413, 422, 500, 503)
+# Parameters that say where in its list a page begins.
+PLACES = ("after", "cursor", "offset")
 
 
 class ResourceRoute(APIRoute):
-    """Checks who calls, runs a POST with an `Idempotency-Key` once, tags the answer with a row.
-
-    It documents all that too, from its method and path. An answer is "with a single row" when its
-    response model is a schema, and not a list of one.
-    """
+    """Checks who calls, runs a POST with an `Idempotency-Key` once, tags its answer, documents all that."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         # "/shelves/{shelf_id}/books" is about books, and so is "/books/batch".
         options["tags"] = options.get("tags") or re.findall(r"(?:^|\})/(\w+)", path)[-1:]
         super().__init__(path, endpoint, **options)
-        (method,) = options["methods"]
-        responses: dict[int | str, Any] = documented(*EVERY_ERROR, *ERRORS[method])
-        if "{" in path:
-            responses |= documented(404)
-        answered = (
-            {"ETag": "of this answer, for `If-Match` and `If-None-Match`"}
-            if self.single or self.listing
-            else {}
-        )
-        if self.listing:
-            answered |= {
-                "Link": 'the URL of the next page, with `rel="next"`, if there is one',
-                "X-Total-Count": "rows in all pages, if `Prefer: count=exact` was sent",
-                "Preference-Applied": "`count=exact`, if it was sent",
-            }
-        if method == "GET" and answered:
-            responses[304] = {"description": "the answer is still the one with this `ETag`"}
-        elif method == "POST" and self.single:
-            answered["Location"] = "the path of the row"
-        headers = {
-            name: {"schema": {"type": "string"}, "description": text}
-            for name, text in answered.items()
-        }
-        if headers:
-            responses[self.status_code or 200] = {"headers": headers}
-        self.responses = responses | self.responses
-        extra: dict[str, Any] = {"security": [{name: []} for name in SECURITY_SCHEMES]}
-        if method != "GET" or answered:
-            extra["parameters"] = [HEADERS[method], *([COUNT] if self.listing else [])]
-        self.openapi_extra = extra | (self.openapi_extra or {})
-
-    @property
-    def single(self) -> bool:
-        return self.response_model is not None and get_origin(self.response_model) is None
-
-    @property
-    def listing(self) -> bool:
-        return get_origin(self.response_model) is list and self.methods == {"GET"}
+        describe_route(self)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        tagged, keyed = self.single or self.listing, self.methods == {"POST"}
+        tagged, keyed = is_single(self) or is_list(self), self.methods == {"POST"}
         with_json = self.body_field is not None and not isinstance(self.body_field.field_info, Form)
         repeatable = list_parameters(self.dependant)
 
@@ -122,6 +57,8 @@ class ResourceRoute(APIRoute):
                 answer = await run_once(request, handle)
             else:
                 answer = await handle(request)
+            if "location" in answer.headers:
+                prefix_location(request, answer)
             if tagged and not isinstance(answer, STREAMS):
                 return tag_answer(request, answer)
             return answer
