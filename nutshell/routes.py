@@ -149,7 +149,7 @@ class Reply:
         if len(rows) > filters.size:
             rows = rows[: filters.size]
             self.link(filters.next_page(rows[-1]))
-        return rows
+        return filters.as_shown(rows)
 
     def wants_count(self) -> bool:
         prefer = ",".join(self.request.headers.getlist("prefer"))
