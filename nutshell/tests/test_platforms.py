@@ -61,7 +61,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Bin:
 def with_servers(tmp_path_factory: pytest.TempPathFactory) -> Bin:
     """With the commands that platforms of their own accord start `main:app` with."""
     folder = tmp_path_factory.mktemp("servers")
-    return install(folder, "fastapi-cli", "gunicorn", "uvicorn-worker")
+    return install(folder, "fastapi-cli==0.0.34", "gunicorn==27.0.1", "uvicorn-worker==0.4.0")
 
 
 @pytest.fixture
