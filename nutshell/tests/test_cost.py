@@ -52,7 +52,7 @@ def find_route(app: FastAPI, method: str, target: str) -> None:
 REQUESTS = [
     ("GET", "/healthz", None, [], 300),
     ("GET", "/shelves/{id}", None, ["SELECT"], 1620),
-    # Ten calls for each row are SQLModel's own, in its Read schema.
+    # Twelve calls for each row are SQLModel's own, in its Read schema.
     ("GET", "/shelves?limit=50", None, ["SELECT"], 2950),
     ("POST", "/shelves", {"place": "Hall"}, ["BEGIN", "INSERT", "COMMIT"], 2950),
     (
