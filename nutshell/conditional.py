@@ -9,8 +9,6 @@ from fastapi import Depends, HTTPException, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel
 
-# Caches may keep an answer, but must ask whether it still holds. Some guess otherwise.
-REVALIDATE = {"Cache-Control": "no-cache"}
 WORTH_COMPRESSING = 1000  # bytes: a smaller answer fits into one packet as it is
 GZIPPED = '-gzip"'  # how the tag of a compressed answer ends
 SAID_IN_HEADERS = ("link", "x-total-count")  # what a list says beside its body
@@ -29,22 +27,28 @@ def make_tag(answer: bytes) -> str:
 
 def tag_answer(request: Request, answer: Response) -> Response:
     """Sets the `ETag`. A GET whose caller has this very answer gets 304 (section 13.1.2)."""
-    said = [answer.headers[name].encode() for name in SAID_IN_HEADERS if name in answer.headers]
+    if answer.status_code >= 300:  # conditions are for what would succeed (section 13.2.1)
+        return answer
+    headers = answer.headers
+    said = [headers[name].encode() for name in SAID_IN_HEADERS if name in headers]
     tag = make_tag(b"\n".join([answer.body, *said]))
     if request.method != "GET":
-        answer.headers["ETag"] = tag
+        headers["ETag"] = tag
         return answer
     compress = len(answer.body) >= WORTH_COMPRESSING and accepts_gzip(request)
     if compress:
         tag = f"{tag[:-1]}{GZIPPED}"  # other bytes have another tag (section 8.8.1)
-    headers = {"ETag": tag, "Vary": "Accept-Encoding, Prefer"} | REVALIDATE
+    headers["ETag"] = tag
+    headers.add_vary_header("Accept-Encoding, Prefer")
+    headers.setdefault("Cache-Control", "no-cache")  # ask whether it still holds: some would guess
     known = request.headers.getlist("if-none-match")
     if known and matches(known, tag):
-        return Response(status_code=304, headers=headers)
+        kept = {name: headers[name] for name in ("ETag", "Vary", "Cache-Control")}
+        return Response(status_code=304, headers=kept, background=answer.background)
     if compress:
         answer.body = gzip.compress(answer.body, compresslevel=1)
-        headers |= {"Content-Encoding": "gzip", "Content-Length": str(len(answer.body))}
-    answer.headers.update(headers)
+        headers["Content-Encoding"] = "gzip"
+        headers["Content-Length"] = str(len(answer.body))
     return answer
 
 
@@ -79,7 +83,7 @@ class IfMatch:
         `shown` is the schema with which GET answers.
         """
         if self.seen or self.unseen:
-            answer = shown.model_validate(row, from_attributes=True).model_dump_json()
+            answer = shown.model_validate(row, from_attributes=True).model_dump_json(by_alias=True)
             tag = make_tag(answer.encode())
             if self.seen and not matches(self.seen, tag):
                 raise HTTPException(412, "The row has changed since you read it; read it again.")

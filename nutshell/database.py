@@ -72,12 +72,16 @@ SnapshotDep = Annotated[AsyncSession, Depends(get_snapshot, scope="function")]
 
 
 async def take_snapshot(session: AsyncSession) -> None:
-    """Begins a snapshot, which ends with the session. Call it before the first statement."""
+    """Begins a snapshot, which ends with the session: what follows sees the same moment."""
     record: Record = session.info["record"]
     if not record.safe:
         raise RuntimeError("A snapshot reads only: it is for GET and HEAD.")
     if not record.snapshot:
         record.snapshot = True
+        if session.in_transaction():
+            # After an earlier statement, in autocommit, this only returns the connection to the pool.
+            # A new isolation level is for a connection that is new to the session.
+            await session.commit()
         await reader.begin_snapshot(session)
 
 

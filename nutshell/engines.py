@@ -76,7 +76,7 @@ class Pool:
             slot.give_back()
 
     async def begin_snapshot(self, session: AsyncSession) -> None:
-        """Begins a transaction in which every statement sees the same moment. It must be the first."""
+        """Begins a transaction in which every statement sees the same moment."""
         if self.engine.dialect.name == "postgresql":
             options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
             await session.connection(execution_options=options)

@@ -49,8 +49,12 @@ def problem(
     errors: list[InputError] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
+    title = next((known.phrase for known in HTTPStatus if known == status), "Error")
     document = Problem(
-        title=HTTPStatus(status).phrase, status=status, detail=detail, errors=errors
+        title=title,
+        status=status,
+        detail=detail,
+        errors=errors,
     ).model_dump(exclude_none=True)
     # json.dumps writes ASCII. The name of an unknown field can be a lone surrogate, which UTF-8
     # cannot express.
@@ -68,7 +72,9 @@ async def http_error(request: Request, exc: HTTPException) -> Response:
         headers["Allow"] = ", ".join(allowed_methods(request))
     if exc.status_code == 503:
         headers.setdefault("Retry-After", "1")
-    return problem(exc.status_code, exc.detail, headers=headers)
+    # FastAPI lets the detail be anything that JSON can express.
+    detail = exc.detail if isinstance(exc.detail, str) else json.dumps(exc.detail)
+    return problem(exc.status_code, detail, headers=headers)
 
 
 def allowed_methods(request: Request) -> list[str]:

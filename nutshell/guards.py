@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, TextClause, event
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 from sqlmodel.ext.asyncio.session import AsyncSession
 from starlette.exceptions import HTTPException
@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 logger = logging.getLogger(__name__)
 
 # A statement that changes rows, or has a part that does. `FOR UPDATE` is none.
-CHANGE = re.compile(r"(?:^|[(;])\s*(?:INSERT|UPDATE|DELETE|MERGE|REPLACE\s+INTO)\b", re.IGNORECASE)
+CHANGE = re.compile(r"(?:^|[();])\s*(?:INSERT|UPDATE|DELETE|MERGE|REPLACE\s+INTO)\b", re.IGNORECASE)
 
+WRITES = "A route of a safe method (GET, HEAD) must not write."
 TORN = "%s sent %d statements, and each saw a moment of its own: take a SnapshotDep."
 
 
@@ -27,6 +28,7 @@ class Record:
     snapshot: bool = False
     statements: int = 0
     uncommitted: bool = False  # the transaction under way has changed something
+    before_savepoint: bool = False  # the same, when the last savepoint was set
     committed: bool = False
 
 
@@ -77,13 +79,22 @@ def has_changes(session: AsyncSession) -> bool:
 def refuse_write(session: Session, *_: Any) -> None:
     # In autocommit a write would stay, even if the route failed later.
     if "record" in session.info and session.info["record"].safe:
-        raise RuntimeError("A route of a safe method (GET, HEAD) must not write.")
+        raise RuntimeError(WRITES)
 
 
 @event.listens_for(Session, "do_orm_execute")
-def count_statement(state: ORMExecuteState) -> None:
+def follow_statement(state: ORMExecuteState) -> None:
     if record := state.session.info.get("record"):
         record.statements += 1
+        if record.safe and changes(state):
+            raise RuntimeError(WRITES)
+
+
+def changes(state: ORMExecuteState) -> bool:
+    """Whether the statement changes rows, as far as one can see before it is compiled."""
+    written = state.statement
+    text = isinstance(written, TextClause) and CHANGE.search(written.text)
+    return bool(text or state.is_insert or state.is_update or state.is_delete)
 
 
 @event.listens_for(Session, "after_begin")
@@ -91,9 +102,20 @@ def follow_transaction(
     session: Session, transaction: SessionTransaction, connection: Connection
 ) -> None:
     record = session.info.get("record")
-    if record is not None and not (record.safe or transaction.nested):
+    if record is None or record.safe:
+        return
+    if transaction.nested:
+        record.before_savepoint = record.uncommitted
+    else:
         record.uncommitted = False
         connection.info["record"] = record
+
+
+@event.listens_for(Session, "after_soft_rollback")
+def follow_rollback(session: Session, transaction: SessionTransaction) -> None:
+    # To a savepoint: what was written since is undone, what was written before is not.
+    if (record := session.info.get("record")) and transaction.nested:
+        record.uncommitted = record.before_savepoint
 
 
 def follow_change(connection: Connection, cursor: object, statement: str, *_: object) -> None:

@@ -41,7 +41,7 @@ class IdempotencyKey(SQLModel, table=True):
     key: str = Field(primary_key=True, max_length=64)
     request: str = Field(max_length=64)
     status: int
-    headers: dict[str, str] = Field(sa_type=JSON)
+    headers: list[tuple[str, str]] = Field(sa_type=JSON)
     body: bytes
     created_at: datetime = Field(default_factory=now, index=True)
 
@@ -80,7 +80,9 @@ async def run_once(request: Request, handle: Callable[[Request], Awaitable[Respo
         if stored is not None and abs(now() - stored.created_at) < LIFETIME:
             if stored.request != fingerprint:
                 raise HTTPException(422, "This Idempotency-Key was used for another request.")
-            return Response(stored.body, stored.status, stored.headers)
+            answer = Response(stored.body, stored.status)
+            answer.headers.raw.extend((n.encode(), v.encode("latin-1")) for n, v in stored.headers)
+            return answer
         # The route's commit ends a savepoint. All is kept, or nothing, when this block ends.
         async with database.make_session(connection) as session:
             request.scope["nutshell.session"] = session
@@ -105,7 +107,7 @@ async def store(connection: AsyncConnection, answer: Response, **claim: Any) -> 
     # A few at a time, found by their index: nobody pays for a day's worth of keys.
     gone = (KEYS.c.key == claim["key"]) | KEYS.c.key.in_(old_keys(FEW))
     await connection.execute(delete(KEYS).where(gone))
-    headers = {name: value for name, value in answer.headers.items() if name != "content-length"}
+    headers = [pair for pair in answer.headers.items() if pair[0] != "content-length"]
     values = {"status": answer.status_code, "headers": headers, "body": bytes(answer.body)}
     await connection.execute(insert(KEYS).values(**claim, **values, created_at=now()))
 

@@ -98,6 +98,8 @@ class Page(BaseModel):
         descending = self.order == "desc"
         beyond = operator.lt if descending else operator.gt
         by_id = query.order_by(key.desc() if descending else key)
+        if self.cursor is not None and (self.sort == "id" or self.offset):
+            raise self.refuse_cursor()
         if self.sort == "id":
             page = by_id.where(beyond(key, self.after)) if self.after else by_id
             return [page.offset(self.offset or None)]
@@ -142,16 +144,14 @@ class Page(BaseModel):
         except ValueError:
             place = None
         if place is None or place[:2] != (self.sort, self.order):
-            raise RequestValidationError(
-                [
-                    {
-                        "loc": ("query", "cursor"),
-                        "msg": "this list has no such cursor",
-                        "type": "cursor",
-                    }
-                ]
-            )
+            raise self.refuse_cursor()
         return place[2], place[3]
+
+    def refuse_cursor(self) -> RequestValidationError:
+        message = "this list, in this order, has no such cursor"
+        return RequestValidationError(
+            [{"loc": ("query", "cursor"), "msg": message, "type": "cursor"}]
+        )
 
 
 @cache

@@ -78,6 +78,8 @@ class Protocol(ZttpProtocol):
     # What of an answer nobody has taken yet, and the time by which it must be less.
     unread = 0
     write_deadline: asyncio.TimerHandle | None = None
+    # Another request has come, or a part of it, before the answer to the last.
+    pipelined = False
     # The caller sends no more.
     ended = False
     # The last answer has been sent; this many more bytes are read and dropped.
@@ -106,7 +108,8 @@ class Protocol(ZttpProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.forget_head()
-        super().connection_lost(exc)  # calls resume_writing
+        self.resume_writing()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self.rest is not None:
@@ -115,10 +118,10 @@ class Protocol(ZttpProtocol):
                 self.transport.abort()
             return
         if not self.busy:
-            if not self.received:
-                data = data.lstrip(b"\r\n")  # empty lines are no request (RFC 9112, 2.2)
-                if not data:
-                    return
+            if not self.received and not data.strip(b"\r\n"):
+                # An empty line is no request yet (RFC 9112, 2.2), or the end of a pipelined head.
+                super().data_received(data)
+                return
             self.received += len(data)
             if self.deadline is None:
                 self.expect_head()
@@ -126,6 +129,7 @@ class Protocol(ZttpProtocol):
             # The next request, before the answer to this one. When that is complete, uvicorn's
             # on_response_complete resumes reading.
             self.flow.pause_reading()
+            self.pipelined = True
         super().data_received(data)
         if self.busy or not self.received:
             self.forget_head()
@@ -165,7 +169,12 @@ class Protocol(ZttpProtocol):
         """Says nothing: a server may ignore `Upgrade` (RFC 9110, 7.8), and any caller can send it."""
 
     def on_response_complete(self) -> None:
+        if self.rest is not None:  # it was the last, whatever was sent behind it
+            return
         super().on_response_complete()
+        if self.pipelined and not self.busy:
+            self.pipelined = False
+            self.expect_head()  # a part of one may have come already
         if self.ended and not self.busy:
             self.transport.close()
 

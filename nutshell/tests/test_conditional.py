@@ -5,8 +5,14 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import BackgroundTasks, FastAPI, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
 
 from nutshell.tests.fixtures import Wire, assert_problem, create
+from nutshell.conditional import IfMatchDep
+from nutshell.tests.library import Book, BookRead
 
 
 @pytest.fixture(params=["/shelves", "/books"])
@@ -192,3 +198,59 @@ async def test_change_locks_the_row_before_it_compares(
         assert wire.statements()[0] == "BEGIN IMMEDIATE"
     else:
         assert "FOR UPDATE\n" in wire.log.read_bytes()[wire.offset :].decode()
+
+
+async def test_route_keeps_its_own_headers_and_tasks(
+    client: httpx.AsyncClient, extra: FastAPI
+) -> None:
+    done: list[int] = []
+
+    @extra.get("/own", response_model=BookRead)
+    async def answer_privately(response: Response, tasks: BackgroundTasks) -> dict[str, Any]:
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["Vary"] = "Cookie"
+        tasks.add_task(done.append, 1)
+        return {"id": 1, "title": "a", "text": None, "shelf_id": None}
+
+    first = await client.get("/own")
+    again = await client.get("/own", headers={"if-none-match": first.headers["etag"]})
+    assert (first.status_code, again.status_code) == (200, 304)
+    for answer in (first, again):
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["vary"] == "Cookie, Accept-Encoding, Prefer"
+    assert done == [1, 1]
+
+
+async def test_condition_is_for_what_would_succeed(
+    client: httpx.AsyncClient, extra: FastAPI
+) -> None:
+    """RFC 9110, 13.2.1."""
+
+    @extra.get("/gone", response_model=BookRead)
+    async def answer_gone() -> Response:
+        return JSONResponse({"gone": True}, 404)
+
+    response = await client.get("/gone", headers={"if-none-match": "*"})
+    assert response.status_code == 404
+    assert "etag" not in response.headers
+
+
+async def test_tag_of_a_schema_with_aliases_matches(
+    client: httpx.AsyncClient, extra: FastAPI
+) -> None:
+    class Camel(BaseModel):
+        model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+        shelf_id: int | None
+
+    @extra.get("/camel", response_model=Camel)
+    async def read_camel() -> dict[str, Any]:
+        return {"shelf_id": 1}
+
+    @extra.patch("/camel", response_model=Camel)
+    async def change_camel(if_match: IfMatchDep) -> dict[str, Any]:
+        if_match.check(Camel, Book(title="a", shelf_id=1))
+        return {"shelf_id": 1}
+
+    tag = (await client.get("/camel")).headers["etag"]
+    assert (await client.patch("/camel", headers={"if-match": tag})).status_code == 200

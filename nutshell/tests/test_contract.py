@@ -187,6 +187,14 @@ async def test_forged_cursor_is_refused(client: httpx.AsyncClient, cursor: str) 
     assert_problem(response, 422, ("query", "cursor"))
 
 
+async def test_cursor_goes_with_its_order_alone(client: httpx.AsyncClient) -> None:
+    cursor = forge("title", "asc", "a", 1)
+    assert (await client.get(f"/books?sort=title&cursor={cursor}")).status_code == 200
+    for query in ("", "sort=title&offset=1&", "sort=title&order=desc&", "sort=shelf_id&"):
+        response = await client.get(f"/books?{query}cursor={cursor}")
+        assert_problem(response, 422, ("query", "cursor"))
+
+
 async def test_sort_goes_with_no_after(client: httpx.AsyncClient) -> None:
     response = await client.get("/books?sort=shelf_id&after=1")
     assert_problem(response, 422, ("query", "after"))

@@ -1,12 +1,13 @@
 """Every failure is one problem document, and none tells more than it should."""
 
+import json
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.orm import joinedload, load_only
@@ -230,3 +231,17 @@ async def test_errors_of_one_answer_have_a_bound(client: httpx.AsyncClient) -> N
     assert len(response.json()["errors"]) == 100
     assert "4001" in response.json()["detail"]
     assert len(response.content) < 20_000
+
+
+@pytest.mark.parametrize(("status", "detail"), [(409, {"code": "taken"}), (499, "gone")])
+async def test_whatever_a_route_raises_is_a_problem(
+    client: httpx.AsyncClient, extra: FastAPI, status: int, detail: Any
+) -> None:
+    @extra.get("/refuse")
+    async def refuse() -> None:
+        raise HTTPException(status, detail)
+
+    response = await client.get("/refuse")
+    assert_problem(response, status)
+    found = response.json()["detail"]
+    assert (found if isinstance(detail, str) else json.loads(found)) == detail

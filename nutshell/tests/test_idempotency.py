@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI, Response
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlmodel import col, select, update
@@ -13,6 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from nutshell.tests.fixtures import Pools, assert_problem
 from nutshell import idempotency
+from nutshell.database import SessionDep
 from nutshell.fields import now
 from nutshell.idempotency import IdempotencyKey
 from nutshell.settings import settings
@@ -229,3 +231,17 @@ async def test_crash_before_the_commit_leaves_neither_row_nor_key(
     assert await stored_titles(session) == []
     assert (await client.post("/books", json={"title": "a"}, headers=KEY)).status_code == 201
     assert await stored_titles(session) == ["a"]
+
+
+async def test_replay_repeats_every_header(client: httpx.AsyncClient, extra: FastAPI) -> None:
+    @extra.post("/cookies", status_code=201)
+    async def set_cookies(response: Response, session: SessionDep) -> None:
+        for name in ("one", "two"):
+            response.set_cookie(name, "1")
+        session.add(Book(title="a"))
+        await session.commit()
+
+    for _ in range(2):
+        response = await client.post("/cookies", headers=KEY)
+        assert len(response.headers.get_list("set-cookie")) == 2
+        client.cookies.clear()

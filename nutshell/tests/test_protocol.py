@@ -379,6 +379,65 @@ async def test_pipelined_requests_are_answered_in_order(storing_port: int) -> No
             assert [(await caller.answer())[0] for _ in range(3)] == [200, 201, 404]
 
 
+@pytest.mark.parametrize("rest", [b"\r\n\r\n", b"\r\nX-Y: z\r\n\r\n"])
+async def test_head_that_comes_in_parts_behind_a_request_stays_whole(
+    port: int, extra: FastAPI, rest: bytes
+) -> None:
+    """An empty line may be dropped before a request (RFC 9112, 2.2), and nowhere else."""
+
+    @extra.get("/slow")
+    async def answer_slowly() -> None:
+        await asyncio.sleep(0.3)
+
+    @extra.get("/host")
+    async def answer_host(request: Request) -> str | None:
+        return request.headers.get("host")
+
+    async with calling(port) as caller:
+        await caller.send(get(b"/slow") + b"GET /host HTTP/1.1\r\nHost: localhost")
+        assert (await caller.answer())[0] == 200
+        await caller.send(rest)
+        status, _, body = await caller.answer()
+        assert (status, body) == (200, b'"localhost"')
+
+
+async def test_part_of_a_head_behind_a_request_has_a_deadline(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
+    async with calling(port) as caller:
+        await caller.send(get() + b"GET /healthz HT")
+        assert (await caller.answer())[0] == 200
+        assert await caller.is_cut()
+
+
+async def test_request_behind_a_last_answer_is_not_run(
+    port: int, extra: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran: list[str] = []
+
+    @extra.post("/stream")
+    async def stream() -> StreamingResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"begun"
+            await asyncio.sleep(0.5)
+
+        return StreamingResponse(parts())
+
+    @extra.get("/next")
+    async def be_next() -> None:
+        ran.append("next")
+
+    async with calling(port) as caller:
+        await caller.send(post(b"Content-Length: 4\r\n", b"").replace(b"/books", b"/stream"))
+        head = await caller.reader.readuntil(b"\r\n\r\n")
+        assert b"connection: close" in head.lower()
+        await caller.send(b"null" + get(b"/next"))
+        assert await caller.is_cut()
+    assert ran == []
+    assert "Traceback" not in caplog.text
+
+
 @pytest.mark.parametrize("sent", [b"", b"x", b"{" * 100_000])
 async def test_body_after_a_refusal_has_a_deadline(
     app: FastAPI, sent: bytes, token: None, monkeypatch: pytest.MonkeyPatch

@@ -3,12 +3,15 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
-from sqlmodel import select, update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col, select, update
+from sqlmodel import delete as delete_from
 from sqlmodel.ext.asyncio.session import AsyncSession
 from starlette.types import Message, Receive, Scope, Send
 
@@ -104,6 +107,13 @@ async def execute(session: AsyncSession) -> None:
     await session.exec(update(Book).values(title="Lost"))
 
 
+async def execute_behind_a_query(session: AsyncSession) -> None:
+    some = select(Book.id).cte()
+    await session.exec(
+        update(Book).values(title="Lost").where(col(Book.id).in_(select(some.c.id))).add_cte(some)
+    )
+
+
 async def execute_text(session: AsyncSession) -> None:
     await session.exec(text("  DELETE FROM books"))  # type: ignore[call-overload]
 
@@ -129,6 +139,7 @@ FORGETFUL = [
     change,
     delete,
     execute,
+    execute_behind_a_query,
     execute_text,
     execute_past_the_session,
     commit_too_early,
@@ -185,7 +196,18 @@ async def test_route_that_only_reads_or_rolls_back_needs_no_commit(
         await session.commit()
         return len((await session.exec(select(Book))).all())
 
-    for path in ("/read", "/roll-back", "/commit-and-read"):
+    @extra.post("/get-or-create")
+    async def get_or_create(session: SessionDep) -> str:
+        try:
+            async with session.begin_nested():
+                session.add(Shelf(label="Top"))
+        except IntegrityError:
+            return (await session.exec(select(Shelf))).one().label
+        await session.commit()
+        return "created"
+
+    await create(client, "/shelves", label="Top")
+    for path in ("/read", "/roll-back", "/commit-and-read", "/get-or-create"):
         key = dict.fromkeys(headers, path)
         assert (await client.post(path, headers=key)).status_code == 200
     assert len((await client.get("/books")).json()) == 2
@@ -208,6 +230,22 @@ async def test_failure_after_a_commit_is_named(
         await client.post("/unfit", headers={"idempotency-key": "1"}), 409, ("body", "label")
     )
     assert "stored" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "statement", [update(Book).values(title="Lost"), delete_from(Book), text("DELETE FROM books")]
+)
+async def test_read_route_that_executes_a_change_fails_and_keeps_nothing(
+    client: httpx.AsyncClient, extra: FastAPI, statement: Any
+) -> None:
+    book = await create(client, "/books", title="Notes")
+
+    @extra.get("/change")
+    async def change_rows(session: SessionDep) -> None:
+        await session.exec(statement)
+
+    assert_problem(await client.get("/change"), 500)
+    assert (await client.get(f"/books/{book['id']}")).json() == book
 
 
 async def test_read_route_that_flushes_fails_and_stores_nothing(

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Query
 from sqlmodel import SQLModel, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -15,7 +15,7 @@ from nutshell.database import SessionDep, SnapshotDep
 from nutshell.fields import Id
 from nutshell.paging import Page
 from nutshell.routes import ReplyDep
-from nutshell.tests.library import Book, BookRead, Shelf
+from nutshell.tests.library import Book, BookFilter, BookRead, Shelf
 
 ENOUGH = 500  # answers
 
@@ -139,6 +139,29 @@ async def test_snapshot_that_fails_gives_its_connection_back(
     wire.clear()
     await client.get("/shelves")
     assert wire.verbs() == ["SELECT"]
+
+
+async def test_page_after_another_statement_takes_its_snapshot_all_the_same(
+    client: httpx.AsyncClient, extra: FastAPI, shelf: dict[str, Any], pools: Pools, wire: Wire
+) -> None:
+    @extra.get("/looked-up", response_model=list[BookRead])
+    async def look_up_and_list(
+        filters: Annotated[BookFilter, Query()], session: SessionDep, reply: ReplyDep
+    ) -> Sequence[Any]:
+        await session.get_one(Shelf, shelf["id"])
+        return await reply.page(session, filters.select(Book, BookRead), filters)
+
+    for number in range(1, 2 * pools.reader.size):
+        await create(client, "/books", title="Notes")
+        for query, headers in (("sort=shelf_id", {}), ("limit=100", {"prefer": "count=exact"})):
+            response = await client.get(f"/looked-up?{query}", headers=headers)
+            assert len(response.json()) == number
+            assert len((await client.get("/books")).json()) == number
+    wire.clear()
+    await client.get("/looked-up?sort=shelf_id")
+    verbs = [verb for verb in wire.verbs() if verb != "PRAGMA"]
+    assert verbs == ["SELECT", "BEGIN", "SELECT", "SELECT", "ROLLBACK"]
+    assert pools.checked_out() == 0
 
 
 async def test_snapshot_of_an_unsafe_method_is_refused(
