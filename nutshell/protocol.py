@@ -78,8 +78,8 @@ class Protocol(ZttpProtocol):
     # What of an answer nobody has taken yet, and the time by which it must be less.
     unread = 0
     write_deadline: asyncio.TimerHandle | None = None
-    # Another request has come, or a part of it, before the answer to the last.
-    pipelined = False
+    # A part of the next head has come before the answer to this request.
+    partial = False
     # The caller sends no more.
     ended = False
     # The last answer has been sent; this many more bytes are read and dropped.
@@ -118,10 +118,10 @@ class Protocol(ZttpProtocol):
                 self.transport.abort()
             return
         if not self.busy:
-            if not self.received and not data.strip(b"\r\n"):
-                # An empty line is no request yet (RFC 9112, 2.2), or the end of a pipelined head.
-                super().data_received(data)
-                return
+            if not self.received:
+                data = data.lstrip(b"\r\n")  # empty lines are no request (RFC 9112, 2.2)
+                if not data:
+                    return
             self.received += len(data)
             if self.deadline is None:
                 self.expect_head()
@@ -129,8 +129,11 @@ class Protocol(ZttpProtocol):
             # The next request, before the answer to this one. When that is complete, uvicorn's
             # on_response_complete resumes reading.
             self.flow.pause_reading()
-            self.pipelined = True
         super().data_received(data)
+        if self.busy and not self.cycle.more_body:
+            # A request ends with its head, or with its body, or with the last of its chunks.
+            end = bytes(self.cycle.body[-len(data) :]) or b"\r\n\r\n"
+            self.partial = not data.endswith((end, b"\r\n\r\n"))
         if self.busy or not self.received:
             self.forget_head()
         elif self.received > HEAD_BYTES:
@@ -172,9 +175,10 @@ class Protocol(ZttpProtocol):
         if self.rest is not None:  # it was the last, whatever was sent behind it
             return
         super().on_response_complete()
-        if self.pipelined and not self.busy:
-            self.pipelined = False
-            self.expect_head()  # a part of one may have come already
+        if self.partial and not self.busy:
+            self.partial = False
+            self.received = 1  # or more
+            self.expect_head()
         if self.ended and not self.busy:
             self.transport.close()
 

@@ -408,7 +408,7 @@ async def test_part_of_a_head_behind_a_request_has_a_deadline(
     async with calling(port) as caller:
         await caller.send(get() + b"GET /healthz HT")
         assert (await caller.answer())[0] == 200
-        assert await caller.is_cut()
+        assert_problem(await caller.answer(), 408)
 
 
 async def test_request_behind_a_last_answer_is_not_run(
@@ -433,7 +433,8 @@ async def test_request_behind_a_last_answer_is_not_run(
         head = await caller.reader.readuntil(b"\r\n\r\n")
         assert b"connection: close" in head.lower()
         await caller.send(b"null" + get(b"/next"))
-        assert await caller.is_cut()
+        async with asyncio.timeout(5):
+            assert b"HTTP/1.1" not in await caller.reader.read()
     assert ran == []
     assert "Traceback" not in caplog.text
 
