@@ -16,6 +16,8 @@ def header(name: str, description: str, **schema: Any) -> dict[str, Any]:
     return {"name": name, "in": "header", "description": description, "schema": schema}
 
 
+# RFC 9110, sections 8.8.3 and 13.1.1.
+ENTITY_TAGS = r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'
 # By method. The route reads these headers itself: to declare them to FastAPI costs every call.
 HEADERS = {
     "GET": header("If-None-Match", "304 when the row still has this `ETag`"),
@@ -24,8 +26,12 @@ HEADERS = {
         "any text of your own: a repeat with it returns the first answer",
         format="idempotency-key",
     ),
-    "PATCH": header("If-Match", "change the row only while it has this `ETag`, else 412"),
-    "DELETE": header("If-Match", "delete the row only while it has this `ETag`, else 412"),
+    "PATCH": header(
+        "If-Match", "change the row only while it has this `ETag`, else 412", pattern=ENTITY_TAGS
+    ),
+    "DELETE": header(
+        "If-Match", "delete the row only while it has this `ETag`, else 412", pattern=ENTITY_TAGS
+    ),
 }
 COUNT = header("Prefer", "`count=exact` asks for `X-Total-Count` (RFC 7240)")
 ERRORS = {

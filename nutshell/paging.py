@@ -7,9 +7,17 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
-from annotated_types import Interval, MaxLen
+from annotated_types import Interval
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field, PrivateAttr, TypeAdapter, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    TypeAdapter,
+    ValidationInfo,
+    field_validator,
+)
 from sqlalchemy import inspect, literal, tuple_
 from sqlmodel import SQLModel, select
 from sqlmodel.sql.expression import Select
@@ -50,8 +58,9 @@ class Page(BaseModel):
     after: Annotated[int, Interval(ge=0, le=MAX_INT), DIGITS] = Field(
         default=0, description="the last id seen: go on behind it; 0 begins"
     )
-    cursor: Annotated[str, MaxLen(4000)] = left_out(
-        description="where a sorted list goes on: taken from the `Link` header"
+    # A line of a head has 16,000 bytes at most, and a letter may be escaped in twelve.
+    cursor: Annotated[str, StringConstraints(max_length=1300, pattern="^[A-Za-z0-9_-]+$")] = (
+        left_out(description="where a sorted list goes on: taken from the `Link` header")
     )
     id: list[Id] = Field(default=[], max_length=100, description="only the rows with these ids")
 

@@ -3,11 +3,13 @@
 import json
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Annotated, Any
 
 import httpx
 import pytest
+from email_validator import EmailNotValidError, validate_email
 from fastapi import FastAPI, Query
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -153,9 +155,10 @@ async def assert_round_trip(client: httpx.AsyncClient, path: str, data: dict[str
 
 
 def meaning(value: Any) -> Any:
-    """The same for whatever stands for the same: moments as they are written, addresses in any case."""
+    """The same for whatever stands for the same: moments, addresses in any case and coding."""
     if isinstance(value, str) and "@" in value:
-        return value.lower()
+        with suppress(EmailNotValidError):  # a text
+            return validate_email(value, check_deliverability=False).normalized.lower()
     if isinstance(value, str) and value[10:11] in ("T", "t", " ") and value[:4].isdigit():
         return datetime.fromisoformat(value.upper()).astimezone(UTC)
     return value
