@@ -291,7 +291,7 @@ def test_a_quick_request_during_a_slow_one_stands_in_its_frame(
 def test_mistakes_are_put_into_words(page: Page, service: Service) -> None:
     with service.client() as client:
         for method, path, said in [
-            ("POST", "/forgetful", "nothing was kept"),
+            ("POST", "/forgetful", "changed something and did not commit it"),
             ("POST", "/by-halves", "2 COMMITs"),
             ("GET", "/one-by-one", "ran 5 times (N+1), from main.py:"),
             ("GET", "/outliving", "outlived its response"),
