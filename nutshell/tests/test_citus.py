@@ -41,6 +41,9 @@ DESELECTED = {
         COUNTS_STATEMENTS
     ),
     "test_cost.py::test_request_costs_no_more": COUNTS_STATEMENTS,
+    "test_snapshot.py::test_snapshot_is_one_transaction_and_leaves": COUNTS_STATEMENTS,
+    "test_snapshot.py::test_snapshot_that_fails_gives_its_connection_back": COUNTS_STATEMENTS,
+    "test_snapshot.py::test_page_after_another_statement_takes_its": COUNTS_STATEMENTS,
     "test_session.py::test_create_is_one_transaction_with_one_statement": COUNTS_STATEMENTS,
     "test_errors.py::test_row_that_others_refer_to_cannot_be_deleted": REFERS_TO_DISTRIBUTED,
     "test_errors.py::test_constraint_of_another_application_conflicts_too": REFERS_TO_DISTRIBUTED,

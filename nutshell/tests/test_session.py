@@ -176,11 +176,11 @@ async def test_route_that_forgets_commit_fails_and_is_named(
 async def test_route_that_only_reads_or_rolls_back_needs_no_commit(
     client: httpx.AsyncClient, extra: FastAPI, headers: dict[str, str]
 ) -> None:
-    await create(client, "/books", title="Notes")
+    notes = await create(client, "/books", title="Notes")
 
     @extra.post("/read")
     async def read_only(session: SessionDep) -> str:
-        book = (await session.exec(select(Book).with_for_update())).one()
+        book = await session.get_one(Book, notes["id"], with_for_update=True)
         book.title = "Notes"  # which it is already
         return book.title
 
