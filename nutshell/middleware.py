@@ -103,7 +103,7 @@ class Edge:
 
         async def receive_limited() -> Message:
             nonlocal received, quotes, colons, complete
-            if complete:  # what is left to hear of is that the client goes away
+            if complete:  # only `http.disconnect` can follow
                 return await receive()
             if refused:
                 raise too_large()
