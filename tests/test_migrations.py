@@ -106,6 +106,7 @@ async def test_each_migration_goes_down_and_up_and_keeps_what_rows_it_can(
     }
 
 
+@pytest.mark.slow
 def test_command_line_takes_the_url_as_a_platform_hands_it_out(empty_url: URL) -> None:
     given = empty_url
     if empty_url.get_backend_name() == "postgresql":
@@ -146,6 +147,7 @@ def test_failing_migration_leaves_nothing(
     assert revision(empty_url) == "9998"
 
 
+@pytest.mark.slow
 def test_printed_migrations_make_the_same_schema(empty_url: URL, postgres: Postgres) -> None:
     """`--sql` is for whoever may not migrate themselves. It asks no database."""
     away = "sqlite:////nowhere/nutshell.db"
@@ -164,6 +166,7 @@ def test_printed_migrations_make_the_same_schema(empty_url: URL, postgres: Postg
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 async def test_four_upgrades_at_once_all_succeed(empty_url: URL) -> None:
     calls = [
         asyncio.to_thread(alembic, empty_url, "upgrade", "head", tree=checkout()) for _ in range(4)
@@ -174,6 +177,7 @@ async def test_four_upgrades_at_once_all_succeed(empty_url: URL) -> None:
     assert revision(empty_url) == HEAD
 
 
+@pytest.mark.slow
 def test_new_migration_says_what_must_be_done_first(empty_url: URL) -> None:
     done = alembic(empty_url, "revision", "--autogenerate", "-m", "a", tree=checkout())
     assert done.returncode != 0
@@ -212,6 +216,7 @@ async def test_start_does_not_migrate_postgresql(
         assert tables(url) == set()
 
 
+@pytest.mark.slow
 async def test_several_processes_start_on_one_new_sqlite_file(tmp_path: Path) -> None:
     url = make_url(f"sqlite:///{tmp_path}/new.db")
     script = (

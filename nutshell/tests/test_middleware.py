@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
-from nutshell.tests.fixtures import assert_problem
+from nutshell.tests.fixtures import assert_problem, create
 from nutshell.app import create_app
 from nutshell.log import JsonFormatter, request_id
 from nutshell.settings import settings
@@ -119,8 +119,7 @@ async def test_line_in_the_log_is_bounded_whatever_the_method(
 async def test_answer_is_compressed_for_those_who_accept_it(
     client: httpx.AsyncClient, header: str, compressed: bool
 ) -> None:
-    for number in range(30):
-        await client.post("/books", json={"title": f"Book {number}", "text": "a" * 100})
+    await create(client, "/books", title="Notes", text="a" * 3000)
     for path in ("/books", "/docs/swagger-ui.css"):
         answer = await client.get(path, headers={"accept-encoding": header})
         assert answer.status_code == 200

@@ -175,6 +175,7 @@ def is_ahead(service: Service) -> bool:
     return bool(httpx.get(f"{service.url}/readyz").json().get("schema") == "ahead")
 
 
+@pytest.mark.slow
 def test_release_of_an_older_version_needs_all_that_its_models_name(empty_url: URL) -> None:
     assert alembic(empty_url, "upgrade", "head").returncode == 0
     engine = create_engine(empty_url)
@@ -195,6 +196,7 @@ def test_release_of_an_older_version_needs_all_that_its_models_name(empty_url: U
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_release_on_fly_without_a_database_ends_with_a_line() -> None:
     fly = next(platform for platform in PLATFORMS if platform.name == "Fly")
     bin_folder = Path(sys.executable).parent
