@@ -36,7 +36,7 @@ fuzz: .venv/dev
 check: .venv/dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/mypy --strict *.py nutshell migrations tests $(wildcard bench/*.py)
+	$(BIN)/mypy --strict *.py nutshell migrations tests $(wildcard lab/*/*.py)
 
 format: .venv/dev
 	$(BIN)/ruff format
@@ -49,7 +49,7 @@ PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade
 pins: .venv/dev
 	$(PIN) --output-file requirements-dev.txt requirements-dev.in
 	$(PIN) --constraint requirements-dev.txt --output-file requirements.txt requirements.in
-	for input in $(wildcard bench/requirements.in bench/peers/*/requirements.in); do \
+	for input in $(wildcard lab/bench/requirements.in lab/bench/peers/*/requirements.in); do \
 		$(PIN) --output-file $${input%in}txt $$input || exit; \
 	done
 
@@ -91,4 +91,4 @@ locked = sed -En '/^($(1))==/,/\# via/p' requirements-dev.txt
 	$(call install,what the tests and checks need (620 MB),requirements-dev.txt)
 	@touch .venv/run .venv/postgresql
 
--include bench/Makefile
+-include lab/Makefile

@@ -139,7 +139,7 @@ def follow_parent() -> None:
 
 def spare_the_garbage_collector() -> None:
     # What is loaded by now stays, and hardly a request leaves cycles behind. So the collector need
-    # not look so often: bench/results.md has the gain.
+    # not look so often: lab/bench/results.md has the gain.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000)

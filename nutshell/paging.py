@@ -83,7 +83,7 @@ class Page(BaseModel):
         """Selects the rows of a table, as the schema `shown` shows them; `reply.page` fetches a page.
 
         Where that shows columns alone, only these are selected: columns cost less than objects, and a
-        list changes nothing (bench/results.md). Where it shows relations too, say how to load them:
+        list changes nothing (lab/bench/results.md). Where it shows relations too, say how to load them:
         `.options(joinedload(…))`.
         """
         self._table = table

@@ -8,12 +8,10 @@ from alembic import command
 from fastapi import FastAPI
 from sqlalchemy import URL
 
-from nutshell.tests.fixtures import *
 from nutshell.tests.fixtures import MakeSchema, create
 from main import app as service
 from nutshell.migrate import MIGRATIONS
 from nutshell.settings import settings
-from nutshell.tests.service import ROOT
 
 
 @pytest.fixture
@@ -31,12 +29,6 @@ def make_schema() -> MakeSchema:
             command.upgrade(MIGRATIONS, "head")
 
     return migrate
-
-
-@pytest.fixture(scope="session")
-def distribution() -> str:
-    """What operators run on Citus after the release."""
-    return (ROOT / "docs/citus.sql").read_text()
 
 
 @pytest.fixture

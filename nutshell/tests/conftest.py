@@ -9,7 +9,6 @@ from sqlalchemy import URL, create_engine, text
 from sqlmodel import SQLModel
 
 from nutshell.tests import library
-from nutshell.tests.fixtures import *
 from nutshell.tests.fixtures import MakeSchema, create
 from nutshell.health import HEAD
 
@@ -32,12 +31,6 @@ def make_schema() -> MakeSchema:
         engine.dispose()
 
     return create_tables
-
-
-@pytest.fixture(scope="session")
-def distribution() -> str:
-    """The same for the library as docs/citus.sql for the service."""
-    return library.DISTRIBUTION
 
 
 @pytest.fixture

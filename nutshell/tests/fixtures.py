@@ -1,6 +1,5 @@
 """What the tests of both floors share. A conftest.py adds the app and its schema."""
 
-import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
@@ -20,16 +19,11 @@ from nutshell.engines import Pool, make_engine, make_pools
 from nutshell.guards import TORN
 from nutshell.health import Prober
 from nutshell.settings import settings
-from nutshell.tests.citus import Citus
 from nutshell.tests.postgres import Postgres
 
 MakeSchema = Callable[[URL], None]
-Distribute = Callable[[URL], None]
 
 COUNT = count(1)
-
-# With this in the environment, test_citus.py runs the other tests on a Citus cluster.
-ON_CITUS = "TEST_ON_CITUS"
 
 
 @pytest.fixture(scope="session")
@@ -39,21 +33,9 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    server = Citus() if ON_CITUS in os.environ else Postgres(fsync="off")
+    server = Postgres(fsync="off")
     yield server
     server.close()
-
-
-@pytest.fixture(scope="session")
-def distribute(request: pytest.FixtureRequest, distribution: str) -> Distribute:
-    """Distributes the tables of a database where the tests run on Citus. Elsewhere it does nothing."""
-
-    def run(url: URL) -> None:
-        if ON_CITUS in os.environ:
-            postgres: Postgres = request.getfixturevalue("postgres")
-            postgres.execute(distribution, str(url.database))
-
-    return run
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -65,22 +47,30 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> URL:
     return postgres.create_database(f"test_{next(COUNT)}")
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session")
+def databases() -> dict[tuple[MakeSchema, str], URL]:
+    """Those that exist, by what has made their schema."""
+    return {}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
 def url(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     make_schema: MakeSchema,
-    distribute: Distribute,
+    databases: dict[tuple[MakeSchema, str], URL],
 ) -> URL:
     """The database of most tests, emptied after each."""
-    if request.param == "sqlite":
-        url = make_url(f"sqlite:///{tmp_path_factory.mktemp('sqlite')}/test.db")
-    else:
-        postgres: Postgres = request.getfixturevalue("postgres")
-        url = postgres.create_database(f"test_{next(COUNT)}")
-    make_schema(url)
-    distribute(url)
-    return url
+    key = make_schema, request.param
+    if key not in databases:
+        if request.param == "sqlite":
+            url = make_url(f"sqlite:///{tmp_path_factory.mktemp('sqlite')}/test.db")
+        else:
+            postgres: Postgres = request.getfixturevalue("postgres")
+            url = postgres.create_database(f"test_{next(COUNT)}")
+        make_schema(url)
+        databases[key] = url
+    return databases[key]
 
 
 @cache
@@ -118,21 +108,26 @@ def use_pools(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def emptier(url: URL) -> Iterator[Engine]:
-    """Keeps its connection from test to test: a new one costs more than the deletes."""
-    engine = create_engine(url, pool_pre_ping=True)
-    yield engine
-    engine.dispose()
+def emptiers() -> Iterator[dict[URL, Engine]]:
+    """They keep their connection from test to test: a new one costs more than the deletes."""
+    engines: dict[URL, Engine] = {}
+    yield engines
+    for engine in engines.values():
+        engine.dispose()
 
 
 @pytest.fixture
-async def pools(url: URL, emptier: Engine, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pools]:
+async def pools(
+    url: URL, emptiers: dict[URL, Engine], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Pools]:
     """The service's own two pools, pointed at the test's database."""
     pools = Pools(url, settings.pool_size)
     use_pools(pools, monkeypatch)
     yield pools
     await pools.dispose()
-    with emptier.begin() as connection:
+    if url not in emptiers:
+        emptiers[url] = create_engine(url, pool_pre_ping=True)
+    with emptiers[url].begin() as connection:
         for table in reversed(SQLModel.metadata.sorted_tables):
             if table.name in table_names(url):
                 connection.execute(table.delete())
@@ -206,14 +201,17 @@ class Wire:
         self.seen.clear()
         self.offset = self.log.stat().st_size if self.log else 0
 
+    def read_log(self) -> str:
+        """What PostgreSQL has logged since `clear`."""
+        assert self.log is not None
+        with self.log.open() as log:
+            log.seek(self.offset)
+            return log.read()
+
     def statements(self) -> list[str]:
         """Everything since `clear`, in order, without what a cascade adds on SQLite."""
         if self.log:
-            with self.log.open() as log:
-                log.seek(self.offset)
-                # Without what a cluster's servers say to each other.
-                lines = re.sub(r"(?m)^\S+ \S+ \S+ \[\d+\] (?i:citus).*\n", "", log.read())
-                self.seen = re.findall(r"LOG:  (?:statement|execute [^:]*): (.*)", lines)
+            self.seen = re.findall(r"LOG:  (?:statement|execute [^:]*): (.*)", self.read_log())
         return [statement for statement in self.seen if not statement.startswith("--")]
 
     def verbs(self) -> list[str]:

@@ -138,18 +138,6 @@ class Loan(SQLModel, table=True):
 
 
 TABLES = [*(SQLModel.metadata.tables[name] for name in ("shelves", "books", "loans")), KEYS]
-# On Citus. A table of its own cannot refer to a distributed one, so loans lose their books.
-DISTRIBUTION = """
-SET LOCAL citus.shard_count = 4;
-SELECT create_reference_table('shelves');
-ALTER TABLE loans DROP CONSTRAINT fk_loans_book_id_books;
-SELECT create_distributed_table('books', 'id');
-DO $$ BEGIN
-    EXECUTE format(
-        'ALTER DATABASE %I SET citus.multi_shard_modify_mode = sequential', current_database()
-    );
-END $$;
-"""
 WITH_SHELF = joinedload(Book.shelf)
 
 app = create_app("Library", summary="For the tests.")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import URL, create_engine
 from sqlmodel import Field, SQLModel
 
-from nutshell.tests.fixtures import Pools, assert_problem, use_pools
+from nutshell.tests.fixtures import Pools, assert_problem
 from nutshell.database import SessionDep
 from nutshell.fields import (
     BIGINT,
@@ -37,7 +37,6 @@ from nutshell.fields import (
 )
 from nutshell.paging import Page
 from nutshell.routes import ReplyDep
-from nutshell.tests.pgbouncer import PROGRAM, PgBouncer
 from nutshell.tests.postgres import Postgres
 
 PLAIN = {"accept-encoding": "identity"}
@@ -254,23 +253,3 @@ async def test_server_with_other_settings_shows_the_same(
     for number in range(len(ENDS["instant"])):
         data = {field: values[number % len(values)] for field, values in ENDS.items()}
         await assert_round_trip(client, samples, data)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(PROGRAM is None, reason="Debian's pgbouncer is not installed")
-@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-async def test_server_with_other_settings_shows_the_same_through_a_pooler(
-    foreign: None,
-    client: httpx.AsyncClient,
-    samples: str,
-    url: URL,
-    postgres: Postgres,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with PgBouncer(postgres, str(url.database)) as bouncer:
-        pooled = Pools(bouncer.url(), 4)
-        use_pools(pooled, monkeypatch)
-        for number in range(len(ENDS["instant"])):
-            data = {field: values[number % len(values)] for field, values in ENDS.items()}
-            await assert_round_trip(client, samples, data)
-        await pooled.dispose()

@@ -11,7 +11,6 @@ import httpx
 import pytest
 from sqlalchemy import URL, create_engine, text
 
-from nutshell.tests.fixtures import Distribute
 from nutshell.tests.service import BEARER, TOKEN, Service, Variables, migrate
 
 pytestmark = pytest.mark.slow
@@ -20,10 +19,9 @@ CLIENTS = 50
 
 
 @pytest.fixture
-def service(empty_url: URL, distribute: Distribute) -> Iterator[Service]:
+def service(empty_url: URL) -> Iterator[Service]:
     if empty_url.get_backend_name() != "sqlite":
         migrate(empty_url)
-        distribute(empty_url)
     variables: Variables = {"DATABASE_URL": empty_url, "API_TOKEN": TOKEN, "WEB_CONCURRENCY": 3}
     with Service(variables) as service:
         yield service

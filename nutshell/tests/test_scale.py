@@ -1,4 +1,4 @@
-"""Beyond one machine: a pooling proxy, a replica for reads, a standby that takes over."""
+"""Beyond one machine: a replica for reads, a standby that takes over."""
 
 import threading
 import time
@@ -9,7 +9,6 @@ from itertools import count
 import httpx
 import pytest
 
-from nutshell.tests.pgbouncer import PROGRAM, PgBouncer
 from nutshell.tests.postgres import Postgres, wait_until
 from nutshell.tests.service import (
     BEARER,
@@ -22,46 +21,6 @@ from nutshell.tests.service import (
 )
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.mark.skipif(PROGRAM is None, reason="Debian's pgbouncer is not installed")
-def test_everything_works_behind_pgbouncer_in_transaction_mode(postgres: Postgres) -> None:
-    postgres.create_database("pooled")
-    with PgBouncer(postgres, "pooled") as bouncer:
-        migrate(bouncer.url())
-        variables: Variables = {
-            "DATABASE_URL": bouncer.url(),
-            "API_TOKEN": TOKEN,
-            "WEB_CONCURRENCY": 2,
-        }
-        with Service(variables) as service, service.client() as client:
-            assert client.get("/readyz").status_code == 200
-
-            def work(number: int) -> set[int]:
-                statuses = set()
-                for turn in range(10):
-                    shelf = {"label": f"{number}.{turn}"}
-                    created = client.post("/shelves", json=shelf)
-                    path = f"/shelves/{created.json()['id']}"
-                    book = {"title": "a", "shelf_id": created.json()["id"]}
-                    for response in (
-                        created,
-                        client.post("/shelves", json=shelf),
-                        client.get(path),
-                        client.patch(path, json={"place": "Hall"}),
-                        client.post("/books", json=book),
-                        client.get("/books?limit=100"),
-                        client.post("/books/batch", json=[{"title": "a"}] * 10),
-                        client.delete(path),
-                        client.get(path),
-                    ):
-                        statuses.add(response.status_code)
-                return statuses
-
-            with ThreadPoolExecutor(8) as pool:
-                seen = set.union(*pool.map(work, range(8)))
-            assert seen == {200, 201, 204, 404, 409}
-        assert postgres.execute("SELECT count(*) FROM books", "pooled") == [(880,)]
 
 
 @pytest.fixture

@@ -16,12 +16,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1]))
-
-from candidates import BARE, CANDIDATES, OURS, PYTHON_PEERS, TUTORIAL, Candidate, Running
-from chart import draw
-from report import table, versions, write
-
+from lab.bench.candidates import BARE, CANDIDATES, OURS, PYTHON_PEERS, TUTORIAL, Candidate, Running
+from lab.bench.chart import draw
+from lab.bench.report import table, versions, write
 from nutshell.tests.postgres import Postgres
 
 OPERATIONS = ["GET one", "list of 50", "POST", "PATCH"]

@@ -1,12 +1,12 @@
-"""The service's own tables, distributed as docs/citus.sql says: migrations run on them."""
+"""The service's own tables, distributed as lab/citus.sql says: migrations run on them."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lab.tests.citus import MISSING, REASON, Citus
 from nutshell.health import HEAD
-from nutshell.tests.citus import MISSING, REASON, Citus
 from nutshell.tests.service import (
     ROOT,
     TOKEN,
@@ -18,7 +18,7 @@ from nutshell.tests.service import (
     migrate,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING, reason=REASON)]
+pytestmark = pytest.mark.skipif(MISSING, reason=REASON)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ KINDS = (
 def test_migrations_run_on_distributed_tables(cluster: Citus, tmp_path: Path) -> None:
     url = cluster.create_database("migrated")
     migrate(url, checkout())
-    cluster.execute((ROOT / "docs/citus.sql").read_text(), "migrated")
+    cluster.execute((ROOT / "lab/citus.sql").read_text(), "migrated")
     distributed = cluster.execute(KINDS, "migrated")
     assert len(distributed) == 4
     variables: Variables = {"DATABASE_URL": url, "API_TOKEN": TOKEN}

@@ -17,7 +17,7 @@ from sqlalchemy import URL
 
 from nutshell.tests.postgres import free_port
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PEERS = Path(__file__).with_name("peers")
 ENVIRONMENTS = ROOT / ".venv-bench"
 TOKEN = "sesame"

@@ -5,8 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))
+ROOT = Path(__file__).parents[2]
 
 import httpx
 

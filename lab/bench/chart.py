@@ -1,4 +1,4 @@
-"""bench/results.svg: CPU time per request, a group of bars for each operation."""
+"""lab/bench/results.svg: CPU time per request, a group of bars for each operation."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,21 +1,17 @@
 """More workers, more connections, and SQLite with readers beside a writer. `make scale` runs it."""
 
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
-sys.path.append(str(Path(__file__).parents[1]))
-
 import psutil
-from candidates import OURS, cpu
-from report import table, versions, write
-from run import FILL, ROWS, Figure, load
 from sqlalchemy import URL, create_engine, make_url, text
 
+from lab.bench.candidates import OURS, cpu
+from lab.bench.report import table, versions, write
+from lab.bench.run import FILL, ROWS, Figure, load
 from nutshell.tests.postgres import Postgres
 
 SECONDS = 4

@@ -7,12 +7,11 @@ from functools import partial
 import httpx
 import pytest
 
-from nutshell.tests.load import Load
-from nutshell.tests.patroni import TTL, Node, Patroni, may_run
+from lab.tests.load import Load
+from lab.tests.patroni import TTL, Node, Patroni, may_run
 from nutshell.tests.service import TOKEN, Service, Variables, migrate, workers
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(
         not may_run(), reason="PostgreSQL does not run as root, and others cannot read this Python"

@@ -15,13 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))
+ROOT = Path(__file__).parents[2]
 
 import uvloop
-from report import table, versions, write
-from run import FILL
 
+from lab.bench.report import table, versions, write
+from lab.bench.run import FILL
 from nutshell.tests.postgres import Postgres
 
 ROUNDS = 7

@@ -1,4 +1,4 @@
-"""bench/results.md: each measurement rewrites its own section."""
+"""lab/bench/results.md: each measurement rewrites its own section."""
 
 import os
 import platform

@@ -1,5 +1,5 @@
 -- Distributes the tables over the workers of a Citus cluster. Run it once, after the first release:
---   psql "$DATABASE_URL" --set ON_ERROR_STOP=1 --single-transaction --file docs/citus.sql
+--   psql "$DATABASE_URL" --set ON_ERROR_STOP=1 --single-transaction --file lab/citus.sql
 
 -- A list asks every shard, and a batch writes to most of them, so few are cheap. More workers than
 -- shards are of no use; alter_distributed_table() changes the number later.

@@ -21,8 +21,6 @@ import requests_cache
 from nutshell.tests.browser import CHROMIUM, opened
 from nutshell.tests.service import BEARER, ROOT, TOKEN, Service, Variables, checkout
 
-pytestmark = pytest.mark.slow
-
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed")
 needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 
@@ -34,7 +32,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def pages(installed: Path) -> Iterator[str]:
-    """The examples, on an origin of their own."""
+    """The clients, on an origin of their own."""
     handler = partial(QuietHandler, directory=installed)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -52,9 +50,9 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The examples, with what they need from npm."""
-    folder = tmp_path_factory.mktemp("clients") / "examples"
-    shutil.copytree(ROOT / "examples", folder, ignore=shutil.ignore_patterns("node_modules"))
+    """The clients, with what they need from npm."""
+    folder = tmp_path_factory.mktemp("clients") / "clients"
+    shutil.copytree(ROOT / "lab/clients", folder, ignore=shutil.ignore_patterns("node_modules"))
     run(folder, "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
     return folder
 

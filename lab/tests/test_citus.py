@@ -1,6 +1,5 @@
 """A distributed database: the service, its release and its tests, unchanged, on Citus."""
 
-import os
 import re
 import subprocess
 import sys
@@ -12,10 +11,9 @@ from functools import partial
 import httpx
 import pytest
 
-from nutshell.tests import library
-from nutshell.tests.fixtures import ON_CITUS
-from nutshell.tests.citus import MISSING, REASON, Citus
-from nutshell.tests.load import Load
+from lab.tests.citus import MISSING, REASON, Citus
+from lab.tests.load import Load
+from lab.tests.on_citus import distribute
 from nutshell.tests.postgres import Postgres, wait_until
 from nutshell.tests.service import (
     ROOT,
@@ -28,7 +26,6 @@ from nutshell.tests.service import (
 )
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(MISSING, reason=REASON),
 ]
@@ -53,13 +50,22 @@ SELECTED = "postgresql and not sqlite and not soak and (not slow or test_races a
 
 
 def test_all_tests_with_a_database_pass() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", SELECTED]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "lab.tests.on_citus",
+    ]
+    command += ["-k", SELECTED]
     for name in DESELECTED:
         command += ["--deselect", f"nutshell/tests/{name}"]
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=os.environ | {ON_CITUS: "1"},
         capture_output=True,
         text=True,
         timeout=800,
@@ -89,7 +95,7 @@ def killed(server: Postgres) -> Iterator[None]:
 def test_lost_worker_loses_nothing(cluster: Citus) -> None:
     url = cluster.create_database("app")
     migrate(url)
-    cluster.execute(library.DISTRIBUTION, "app")
+    distribute(url)
     variables: Variables = {"DATABASE_URL": url, "API_TOKEN": TOKEN, "WEB_CONCURRENCY": 2}
     with Service(variables) as service:
         processes = [service.process.pid, *workers(service.process.pid)]

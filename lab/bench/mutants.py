@@ -12,8 +12,6 @@ from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-sys.path.append(str(Path(__file__).parents[1]))
-
 from cosmic_ray.work_db import WorkDB, use_db
 
 from nutshell.tests.service import copy_tree
