@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import SecretStr
 
 from nutshell.tests.fixtures import Pools
@@ -635,6 +636,32 @@ async def test_stream_outlives_the_silence_that_bodies_may_have_and_ends_with_it
         assert not ended.is_set()
     async with asyncio.timeout(10):
         await ended.wait()
+
+
+@pytest.mark.parametrize("abruptly", [False, True])
+async def test_event_source_that_goes_away_ends_its_stream_without_a_traceback(
+    extra: FastAPI, port: int, caplog: pytest.LogCaptureFixture, abruptly: bool
+) -> None:
+    ended = asyncio.Event()
+
+    @extra.get("/events", response_class=EventSourceResponse)
+    async def stream_events() -> AsyncIterator[ServerSentEvent]:
+        try:
+            while True:
+                yield ServerSentEvent(data="tick")
+                await asyncio.sleep(0.02)
+        finally:
+            ended.set()
+
+    async with calling(port) as caller:
+        await caller.send(get(b"/events"))
+        await caller.reader.readuntil(b"tick")
+        if abruptly:
+            caller.writer.transport.abort()
+    async with asyncio.timeout(10):
+        await ended.wait()
+    await asyncio.sleep(0)
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_stop_waits_for_no_unread_answer(app: FastAPI, large: bytes) -> None:
