@@ -1,4 +1,4 @@
-"""The process: how the service starts, logs and stops. `python -m nutshell` is all a PaaS runs."""
+"""Runs the service: `python -m nutshell`."""
 
 import logging
 import os
@@ -24,16 +24,16 @@ from nutshell.settings import settings, without_secrets
 logger = logging.getLogger("nutshell")
 
 ROOT = Path(__file__).parents[1]
-# --reload does not watch these.
+# Folders that --reload does not watch.
 NOT_SERVED = [ROOT / name for name in (".venv", "lab", "nutshell/tests", "tests")]
 
-BACKLOG = 2048  # callers that connect in the same moment
+BACKLOG = 2048  # connections that wait to be accepted
 
 
 def prepare_sqlite(*, reload: bool) -> None:
-    """Ends the process with one line when the file, or its schema, is not what it should be.
+    """Migrates SQLite. Ends the process with one line if that fails.
 
-    Under --reload a migration is not applied as soon as it is there: nobody has read it yet.
+    Under --reload only a new file is migrated, so that you can read a new migration before it is applied.
     """
     if settings.database_url.get_backend_name() != "sqlite":
         return
@@ -49,9 +49,9 @@ def prepare_sqlite(*, reload: bool) -> None:
 
 
 def listen(host: str) -> socket.socket:
-    """Opens the port, for IPv4 and IPv6 unless a host is given. Some private networks are IPv6 alone.
+    """Opens the port, for IPv4 and IPv6 unless a host is given. Some private networks have only IPv6.
 
-    Ends the process with one line when that cannot be.
+    Ends the process with one line if that fails.
     """
     options: dict[str, Any] = {"backlog": BACKLOG}
     if not host and socket.has_dualstack_ipv6():
@@ -60,16 +60,16 @@ def listen(host: str) -> socket.socket:
         listener = socket.create_server((host, settings.port), **options)
     except OSError as error:
         sys.exit(f"PORT: {settings.port}: {os.strerror(error.errno or 0)}. Set PORT to another.")
-    listener.set_inheritable(True)  # by the workers
+    listener.set_inheritable(True)  # the workers inherit it
     return listener
 
 
 def follow_terminal() -> None:
-    """Stops the process when its terminal is closed: make then waits for it, but passes no signal on."""
+    """Stops the process when its terminal is closed: make waits for it, but does not forward the signal."""
 
     def wait() -> None:
         terminal = select.poll()
-        terminal.register(sys.stdin, 0)  # poll always reports a hang-up
+        terminal.register(sys.stdin, 0)  # poll always reports hang-ups
         if any(event & select.POLLHUP for _, event in terminal.poll()):
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -85,20 +85,20 @@ def serve(*, reload: bool) -> None:
     config = uvicorn.Config(
         "main:app",
         http=Protocol,
-        ws="none",  # or what is installed beside it, such as fastapi-cli, would bring them
+        ws="none",  # otherwise packages such as fastapi-cli would enable them
         reload=reload,
         reload_excludes=[str(path) for path in NOT_SERVED if path.is_dir()] if reload else None,
         workers=settings.web_concurrency,
         log_config=LOGGING,
-        access_log=False,  # middleware.py has a better one
+        access_log=False,  # middleware.py writes it
         server_header=False,
-        # Routers and load balancers have no fixed address, and access.py trusts no client's.
+        # Routers and load balancers have no fixed addresses, and access.py trusts no client address.
         forwarded_allow_ips=settings.forwarded_allow_ips,
-        # A router that reuses a connection just as it is closed answers 502: outlast its 90 s.
+        # Outlast the 90 s of routers: one that reuses a connection while it is being closed answers 502.
         timeout_keep_alive=95,
         timeout_graceful_shutdown=20,
-        # The supervisor kills a worker that does not answer in time. On a fraction of a core a worker
-        # takes long to start, and uvicorn's own 5 s would kill it again and again.
+        # The supervisor kills unresponsive workers. On a fraction of a core, startup takes longer than
+        # uvicorn's default of 5 s, so workers would be killed again and again.
         timeout_worker_healthcheck=30,
     )
     server = Server(config)
@@ -111,7 +111,7 @@ def serve(*, reload: bool) -> None:
     else:
         server.run([listener])
         if not server.started:
-            sys.exit(3)  # the app could not start; the log says why
+            sys.exit(3)  # startup failed; the log has the reason
 
 
 if __name__ == "__main__":

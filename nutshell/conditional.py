@@ -1,4 +1,4 @@
-"""Conditional requests: entity tags, `If-Match`, `If-None-Match`, and compressed answers (RFC 9110)."""
+"""Conditional requests and compressed responses (RFC 9110)."""
 
 import gzip
 import re
@@ -9,25 +9,22 @@ from fastapi import Depends, HTTPException, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel
 
-WORTH_COMPRESSING = 1000  # bytes: a smaller answer fits into one packet as it is
-GZIPPED = '-gzip"'  # how the tag of a compressed answer ends
-SAID_IN_HEADERS = ("link", "x-total-count")  # what a list says beside its body
-STREAMS = (StreamingResponse, FileResponse)  # answers without a body that could be digested
+WORTH_COMPRESSING = 1000  # bytes; a smaller response fits into one packet
+GZIPPED = '-gzip"'  # the end of a compressed response's tag
+SAID_IN_HEADERS = ("link", "x-total-count")  # the parts of a list that are not in its body
+STREAMS = (StreamingResponse, FileResponse)  # their bodies cannot be digested
 
 ENTITY_TAG = re.compile(r'(?:W/)?("[^"\s]*")')
 
 
 def make_tag(answer: bytes) -> str:
-    """Makes the entity tag of an answer from the answer itself.
-
-    So it changes whenever the answer does, for whatever reason.
-    """
+    """Returns the entity tag of a response: a digest, which changes whenever the response does."""
     return f'"{blake2b(answer, digest_size=12).hexdigest()}"'
 
 
 def tag_answer(request: Request, answer: Response) -> Response:
-    """Sets the `ETag`. A GET whose caller has this very answer gets 304 (section 13.1.2)."""
-    if answer.status_code >= 300:  # conditions are for what would succeed (section 13.2.1)
+    """Sets the `ETag`. Answers a GET with 304 if the caller already has this response (section 13.1.2)."""
+    if answer.status_code >= 300:  # conditions apply to successful responses (section 13.2.1)
         return answer
     headers = answer.headers
     said = [headers[name].encode() for name in SAID_IN_HEADERS if name in headers]
@@ -37,10 +34,10 @@ def tag_answer(request: Request, answer: Response) -> Response:
         return answer
     compress = len(answer.body) >= WORTH_COMPRESSING and accepts_gzip(request)
     if compress:
-        tag = f"{tag[:-1]}{GZIPPED}"  # other bytes have another tag (section 8.8.1)
+        tag = f"{tag[:-1]}{GZIPPED}"  # different bytes need a different tag (section 8.8.1)
     headers["ETag"] = tag
     headers.add_vary_header("Accept-Encoding, Prefer")
-    headers.setdefault("Cache-Control", "no-cache")  # ask whether it still holds: some would guess
+    headers.setdefault("Cache-Control", "no-cache")  # revalidate: some caches guess a lifetime
     known = request.headers.getlist("if-none-match")
     if known and matches(known, tag):
         kept = {name: headers[name] for name in ("ETag", "Vary", "Cache-Control")}
@@ -53,7 +50,7 @@ def tag_answer(request: Request, answer: Response) -> Response:
 
 
 def accepts_gzip(request: Request) -> bool:
-    """Whether the caller takes a compressed answer (section 12.5.3)."""
+    """Whether the caller accepts gzip (section 12.5.3)."""
     weights = {}
     for part in request.headers.get("accept-encoding", "").lower().split(","):
         coding, _, weight = part.partition(";")
@@ -62,10 +59,10 @@ def accepts_gzip(request: Request) -> bool:
 
 
 def matches(given: list[str], tag: str) -> bool:
-    """Whether a condition lists this entity tag, or is `*`.
+    """Whether a condition contains this entity tag, or is `*`.
 
-    The comparison is weak (section 8.8.3.2) for `If-Match` too: a proxy that compresses an answer makes
-    its tag weak, and ours name what an answer says.
+    The comparison is weak (section 8.8.3.2) for `If-Match` too, because proxies that compress a response
+    make its tag weak. A weak tag still contains our digest.
     """
     return "*" in given or tag in ENTITY_TAG.findall(",".join(given))
 
@@ -78,9 +75,9 @@ class IfMatch:
         self.unseen = unseen
 
     def check(self, shown: type[BaseModel], row: object) -> None:
-        """Raises 412 unless a GET of the row would show what the caller has seen. Lock the row first.
+        """Raises 412 unless the caller has seen the row as it is now. Lock the row first.
 
-        `shown` is the schema with which GET answers.
+        `shown` is the response model of the row's GET route.
         """
         if self.seen or self.unseen:
             answer = shown.model_validate(row, from_attributes=True).model_dump_json(by_alias=True)
@@ -88,7 +85,7 @@ class IfMatch:
             if self.seen and not matches(self.seen, tag):
                 raise HTTPException(412, "The row has changed since you read it; read it again.")
             if self.unseen and matches(self.unseen, tag):
-                raise HTTPException(412, "If-None-Match: there is such a row.")
+                raise HTTPException(412, "If-None-Match: the row exists.")
 
 
 async def read_conditions(request: Request) -> IfMatch:
@@ -100,7 +97,7 @@ def read_tags(request: Request, name: str) -> list[str]:
     given = request.headers.getlist(name)
     tags, rest = ENTITY_TAG.findall(",".join(given)), ENTITY_TAG.sub("", ",".join(given))
     if given and given != ["*"] and (not tags or rest.strip(", \t")):
-        raise HTTPException(400, f'{name} takes entity tags in their quotes, as in "…", or *.')
+        raise HTTPException(400, f'{name} must contain quoted entity tags, as in "…", or be *.')
     return [value.replace(GZIPPED, '"') for value in given]
 
 

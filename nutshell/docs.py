@@ -1,4 +1,4 @@
-"""The page at /docs. Its assets come from a package: FastAPI's own come from the internet."""
+"""The page at /docs. Its assets come from a package, so that it works offline."""
 
 import gzip
 from functools import cache
@@ -15,7 +15,7 @@ ASSETS = {
     "swagger-ui.css": "text/css",
     "favicon-32x32.png": "image/png",
 }
-VERSION = version("fastapi-swagger")  # in the URLs, so that a browser may keep the assets
+VERSION = version("fastapi-swagger")  # in the URLs, so that browsers can cache the assets for ever
 
 
 def add_docs(app: FastAPI) -> None:
@@ -38,7 +38,7 @@ async def read_docs(request: Request) -> Response:
 
 @cache
 def load_asset(name: str) -> tuple[bytes, bytes]:
-    """The asset, and the same compressed: once, since it takes a tenth of a second."""
+    """Returns the asset, plain and compressed. Compressing takes a tenth of a second, so it is cached."""
     content = files("fastapi_swagger.resources").joinpath(name).read_bytes()
     return content, gzip.compress(content, mtime=0)
 

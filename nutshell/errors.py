@@ -1,4 +1,4 @@
-"""Every failure turned into one problem document (RFC 9457)."""
+"""Turns every failure into a problem document (RFC 9457)."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ from nutshell.log import explain
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-MAX_ERRORS = 100  # in one answer
+MAX_ERRORS = 100  # in one document
 
 
 class InputError(BaseModel):
@@ -34,7 +34,7 @@ class InputError(BaseModel):
 
 
 class Problem(BaseModel):
-    """What went wrong. `errors` says where in the input, and never repeats the input."""
+    """Describes an error. `errors` locates it in the input, and never repeats the input."""
 
     type: str = "about:blank"
     title: str
@@ -56,14 +56,14 @@ def problem(
         detail=detail,
         errors=errors,
     ).model_dump(exclude_none=True)
-    # json.dumps writes ASCII. The name of an unknown field can be a lone surrogate, which UTF-8
-    # cannot express.
+    # json.dumps writes ASCII: the name of an unknown field can be a lone surrogate, which UTF-8 cannot
+    # encode.
     return Response(json.dumps(document), status, headers, MEDIA_TYPE)
 
 
 def failure() -> Response:
-    """The answer to a defect. The log has the rest."""
-    return problem(500, "The service failed here; its log says how.")
+    """The response to a defect. The log has the details."""
+    return problem(500, "Internal error; the log has the details.")
 
 
 async def http_error(request: Request, exc: HTTPException) -> Response:
@@ -78,7 +78,7 @@ async def http_error(request: Request, exc: HTTPException) -> Response:
 
 
 def allowed_methods(request: Request) -> list[str]:
-    """Every method of the path. Starlette names only those of the first route that has it."""
+    """All methods of the path. Starlette lists only those of the first route that matches."""
     methods = [
         method
         for method in ("GET", "POST", "PATCH", "DELETE")
@@ -94,16 +94,16 @@ async def invalid_input(request: Request, exc: RequestValidationError) -> Respon
         InputError(loc=list(error["loc"]), msg=error["msg"], type=error["type"])
         for error in found[:MAX_ERRORS]
     ]
-    detail = "The input was refused; `errors` says where and why."
+    detail = "The input is invalid; see `errors`."
     if len(found) > MAX_ERRORS:
-        detail += f" There are {len(found)}; these are the first {MAX_ERRORS}."
+        detail += f" It lists the first {MAX_ERRORS} of {len(found)}."
     return problem(422, detail, errors)
 
 
 async def invalid_answer(request: Request, exc: ResponseValidationError) -> Response:
-    """A route's answer does not fit its response model. The log must not repeat the rows."""
+    """A return value does not match its response model. The log must not contain the rows."""
     for error in exc.errors():
-        logger.error("the answer does not fit its schema: %s: %s", error["loc"], error["msg"])
+        logger.error("The response does not match its schema: %s: %s", error["loc"], error["msg"])
     return failure()
 
 
@@ -113,36 +113,39 @@ async def not_found(request: Request, exc: NoResultFound) -> Response:
 
 
 async def stale(request: Request, exc: StaleDataError) -> Response:
-    """A flush found that another request has deleted the row since this one read it."""
-    return problem(409, "Another request was first; read the row again.")
+    """Another request has deleted the row since this one read it."""
+    return problem(409, "Another request has changed the row; read it again.")
 
 
 MESSAGES = {
-    "unique": "another row has this value already",
-    "foreign_key": "this would leave a reference to no row",
+    "unique": "another row already has this value",
+    "foreign_key": "this refers to a row that does not exist",
 }
 
 
 async def conflict(request: Request, exc: IntegrityError) -> Response:
-    """A unique or foreign-key constraint said no. Any other was the schemas' business: 500."""
+    """Answers 409 for a unique or foreign-key constraint.
+
+    The schemas should have caught any other violation, so it is a defect: 500.
+    """
     kind, fields, value = violation(exc)
     if kind is None:
         raise exc
     if request.method == "DELETE":
-        return problem(409, "Rows that refer to this one do not allow this.")
+        return problem(409, "Other rows refer to this one.")
     errors = [
         InputError(loc=loc, msg=MESSAGES[kind], type=kind)
         for field in fields
         for loc in await locate(request, field, value)
     ]
-    return problem(409, "The rows that exist do not allow this; `errors` says where.", errors)
+    return problem(409, "This conflicts with existing rows; see `errors`.", errors)
 
 
 async def locate(request: Request, field: str, value: str | None) -> list[list[str | int]]:
-    """Where in the body the field is. In a list: in each row that has the value, if it is known."""
+    """The places of the field in the body. In a list, only rows with the value, if it is known."""
     try:
         body = await request.json()
-    except ValueError:  # a route without a body, that writes all the same
+    except ValueError:  # a route without a body
         return [["body", field]]
     entries = body if isinstance(body, list) else []
     found: list[list[str | int]] = [
@@ -154,27 +157,27 @@ async def locate(request: Request, field: str, value: str | None) -> list[list[s
 
 
 def violation(exc: IntegrityError) -> tuple[str | None, list[str], str | None]:
-    """The kind of the constraint that said no, its columns, and the value refused if known.
+    """The kind of constraint violated, its columns, and the refused value if known.
 
-    There is no kind for a constraint that the schemas should have kept, such as NOT NULL.
+    The kind is None for constraints that the schemas should have enforced, such as NOT NULL.
     """
     error: Any = exc.orig
     tables = SQLModel.metadata.tables
-    if hasattr(error, "sqlstate"):  # PostgreSQL names the constraint, Citus only in the message
-        # 23001: a reference declared with ON DELETE RESTRICT
+    if hasattr(error, "sqlstate"):  # PostgreSQL; Citus names the constraint in the message alone
+        # 23001: ON DELETE RESTRICT
         kinds = {"23505": "unique", "23503": "foreign_key", "23001": "foreign_key"}
         kind = kinds.get(error.sqlstate)
         message = str(error.diag.message_primary)
         name = error.diag.constraint_name or "".join(re.findall(r'constraint "(\w+?)"', message))
-        names = {name, re.sub(r"_\d+$", "", name)}  # Citus appends the number of a shard
+        names = {name, re.sub(r"_\d+$", "", name)}  # Citus appends a shard number
         constraints: Any = [c for table in tables.values() for c in table.constraints]
         columns = [column.name for c in constraints if c.name in names for column in c.columns]
         value = re.search(r"\)=\((.*?)\)", str(error.diag.message_detail))
         return kind, columns, value[1] if value else None
     if error.sqlite_errorname == "SQLITE_CONSTRAINT_UNIQUE":
         return "unique", re.findall(r"\w+\.(\w+)", str(error)), None
-    if str(error) == "FOREIGN KEY constraint failed":  # RESTRICT has another code
-        # SQLite does not say which one. We name every reference of the table that was written to.
+    if str(error) == "FOREIGN KEY constraint failed":  # ON DELETE RESTRICT has another code
+        # SQLite does not say which one: report every reference of the table written to.
         written = re.match(r"(?:INSERT INTO|UPDATE) (\w+)", exc.statement or "")
         keys = tables[written[1]].foreign_keys if written and written[1] in tables else ()
         return "foreign_key", sorted(key.parent.name for key in keys), None
@@ -182,11 +185,11 @@ def violation(exc: IntegrityError) -> tuple[str | None, list[str], str | None]:
 
 
 async def database_error(request: Request, exc: DBAPIError) -> Response:
-    """503 when the database is away, full, read-only or not migrated. Else it is a defect: 500."""
+    """Answers 503 when the database is down, full, read-only or not migrated. Else it is a defect: 500."""
     if is_wrong_schema(exc):
         if reason := await health.prober.find_reason():
             return unavailable(reason)
-        logger.error("The database's schema differs from the models: is a migration missing?")
+        logger.error("The database schema differs from the models: is a migration missing?")
         raise exc
     if isinstance(exc, OperationalError) or exc.connection_invalidated or is_internal(exc):
         return unavailable(f"{type(exc).__name__}: {explain(exc)}")
@@ -194,7 +197,7 @@ async def database_error(request: Request, exc: DBAPIError) -> Response:
 
 
 def is_internal(exc: DBAPIError) -> bool:
-    """The server's own failure. Citus reports it when it loses a worker at a bad moment."""
+    """Whether the server itself failed. Citus reports this when it loses a worker."""
     return getattr(exc.orig, "sqlstate", None) == "XX000"
 
 
@@ -204,7 +207,7 @@ async def pool_exhausted(request: Request, exc: PoolTimeout) -> Response:
 
 def unavailable(reason: str) -> Response:
     logger.warning(reason)
-    detail = "The database does not answer just now; try again."
+    detail = "The database is unavailable; try again."
     return problem(503, detail, headers={"Retry-After": "1"})
 
 

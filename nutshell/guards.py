@@ -1,4 +1,4 @@
-"""Breaking the session pattern is an error, or a warning in the log, and never a silence."""
+"""Detects misuse of sessions: forgotten commits, torn reads, and writes in a GET."""
 
 import logging
 import re
@@ -13,31 +13,31 @@ from starlette.exceptions import HTTPException
 
 logger = logging.getLogger(__name__)
 
-# A statement that changes rows, or has a part that does. `FOR UPDATE` is none.
+# Matches statements that change rows, including inside a CTE, but not `FOR UPDATE`.
 CHANGE = re.compile(r"(?:^|[();])\s*(?:INSERT|UPDATE|DELETE|MERGE|REPLACE\s+INTO)\b", re.IGNORECASE)
 
 WRITES = "A route of a safe method (GET, HEAD) must not write."
-TORN = "%s sent %d statements, and each saw a moment of its own: take a SnapshotDep."
+TORN = "%s sent %d statements, each of which saw a different moment: use a SnapshotDep."
 
 
 @dataclass
 class Record:
-    """What a session has done. It is in the `info` of the session."""
+    """What a session has done so far. It is stored in the session's `info`."""
 
-    safe: bool  # it serves GET or HEAD, in autocommit
+    safe: bool  # for GET and HEAD, in autocommit
     snapshot: bool = False
     statements: int = 0
-    uncommitted: bool = False  # the transaction under way has changed something
-    before_savepoint: bool = False  # the same, when the last savepoint was set
+    uncommitted: bool = False  # the current transaction has changed something
+    before_savepoint: bool = False  # the value at the last savepoint
     committed: bool = False
 
 
 class ForgottenCommitError(RuntimeError):
-    """A route, or a background session, has changed something and has not committed it."""
+    """A route, or a background session, has made changes and not committed them."""
 
 
 class CheckSession:
-    """Checks, when its block ends, what was done with the session: by the request, or in the background.
+    """A context manager that checks, when its block ends, how the session was used.
 
     Raises ForgottenCommitError. Logs a warning for several statements without a snapshot, and an error
     for a failure after a commit.
@@ -70,14 +70,14 @@ class CheckSession:
 
 
 def has_changes(session: AsyncSession) -> bool:
-    """Whether something waits to be flushed."""
+    """Whether the session has changes that are not flushed."""
     changed = any(session.is_modified(row) for row in session.dirty)
     return bool(changed or session.new or session.deleted)
 
 
 @event.listens_for(Session, "before_flush")
 def refuse_write(session: Session, *_: Any) -> None:
-    # In autocommit a write would stay, even if the route failed later.
+    # In autocommit, a write would persist even if the route failed later.
     if "record" in session.info and session.info["record"].safe:
         raise RuntimeError(WRITES)
 
@@ -91,7 +91,7 @@ def follow_statement(state: ORMExecuteState) -> None:
 
 
 def changes(state: ORMExecuteState) -> bool:
-    """Whether the statement changes rows, as far as one can see before it is compiled."""
+    """Whether the statement changes rows, as far as can be seen before it is compiled."""
     written = state.statement
     text = isinstance(written, TextClause) and CHANGE.search(written.text)
     return bool(text or state.is_insert or state.is_update or state.is_delete)
@@ -113,13 +113,13 @@ def follow_transaction(
 
 @event.listens_for(Session, "after_soft_rollback")
 def follow_rollback(session: Session, transaction: SessionTransaction) -> None:
-    # To a savepoint: what was written since is undone, what was written before is not.
+    # A rollback to a savepoint undoes only what was written since.
     if (record := session.info.get("record")) and transaction.nested:
         record.uncommitted = record.before_savepoint
 
 
 def follow_change(connection: Connection, cursor: object, statement: str, *_: object) -> None:
-    """Sees what is sent to the writer, also past the session: by `session.connection()`."""
+    """Sees every statement sent to the writer, including those sent by `session.connection()`."""
     record = connection.info.get("record")
     if record is not None and CHANGE.search(statement):
         record.uncommitted = True
@@ -128,6 +128,6 @@ def follow_change(connection: Connection, cursor: object, statement: str, *_: ob
 @event.listens_for(Session, "after_commit")
 def follow_commit(session: Session) -> None:
     record = session.info.get("record")
-    # On a connection that is in a transaction already, this has released a savepoint.
+    # On a connection that is already in a transaction, this has only released a savepoint.
     if record is not None and not session.in_nested_transaction():
         record.committed = isinstance(session.bind, Engine)

@@ -1,4 +1,4 @@
-"""Whether the process is alive, and whether the database is as the service needs it."""
+"""Health checks: is the process alive, and can it use its database?"""
 
 import asyncio
 import logging
@@ -23,10 +23,10 @@ VERSIONS = Path(__file__).parents[1] / "migrations/versions"
 
 
 def read_revisions() -> tuple[str | None, set[str]]:
-    """The newest revision and all of them, as the migrations say.
+    """Returns the newest revision, and all of them.
 
-    Alembic knows them too, but a process on PostgreSQL needs it for nothing else, and it takes 4 MB
-    and a tenth of the start.
+    Alembic could tell, but on PostgreSQL nothing else needs it at runtime, and importing it costs 4 MB
+    and a tenth of the startup time.
     """
     known: set[str] = set()
     followed: set[str] = set()
@@ -45,7 +45,7 @@ FRESH = 1  # seconds
 
 
 def find_missing(connection: Connection) -> list[str]:
-    """Names the tables and columns of the models that the database does not have."""
+    """Lists the tables and columns of the models that the database lacks."""
     inspector = inspect(connection)
     missing = []
     for table in SQLModel.metadata.sorted_tables:
@@ -58,19 +58,19 @@ def find_missing(connection: Connection) -> list[str]:
 
 
 def is_wrong_schema(error: DBAPIError) -> bool:
-    """Whether a statement named a table or column that the database does not have."""
+    """Whether a statement used a table or column that the database lacks."""
     cause: Any = error.orig
     if hasattr(cause, "sqlstate"):
         return cause.sqlstate in ("42P01", "42703")  # undefined table, undefined column
-    # SQLite has one code for all wrong statements, and codes of their own for all other errors.
+    # SQLite has one code for all invalid statements, and specific codes for other errors.
     return getattr(cause, "sqlite_errorname", None) == "SQLITE_ERROR"
 
 
 class Prober:
-    """Asks the database whether it is as this service needs it, once a second however many ask.
+    """Checks the database, at most once a second.
 
-    It has a connection of its own: that a pool is busy, or a table locked, says nothing of the
-    database.
+    It uses a connection of its own: a busy pool or a locked table does not mean that the database is
+    down.
     """
 
     def __init__(self, url: URL) -> None:
@@ -78,10 +78,10 @@ class Prober:
         self.lock = asyncio.Lock()
         self.asked = float("-inf")
         self.reason: str | None = None
-        self.revision = HEAD  # the last one that this version could serve
+        self.revision = HEAD  # the last one found servable
 
     async def find_reason(self) -> str | None:
-        """Why the service is not ready, if it is not. The log is told of each change, once."""
+        """Returns why the service is not ready, or None. Logs each change once."""
         async with self.lock:
             if time.monotonic() > self.asked + FRESH:
                 before = self.reason
@@ -94,7 +94,7 @@ class Prober:
             return self.reason
 
     async def ask(self) -> tuple[str | None, str]:
-        """The reason, and what only the log may say of it."""
+        """Returns the reason, and details that only the log may contain."""
         try:
             async with self.engine.connect() as connection:
                 revision = await connection.scalar(REVISION)
@@ -104,8 +104,8 @@ class Prober:
                     self.revision = revision
                 postgresql = connection.dialect.name == "postgresql"
                 if postgresql and await connection.scalar(READ_ONLY) == "on":
-                    await connection.invalidate()  # the next may reach a server that takes writes
-                    return "The database takes no writes.", ""
+                    await connection.invalidate()  # the next connection may reach the primary
+                    return "The database is read-only.", ""
         except SQLAlchemyError as error:
             if isinstance(error, DBAPIError) and is_wrong_schema(error):
                 return NO_SCHEMA, ""
@@ -117,18 +117,20 @@ NO_SCHEMA = "The database has no schema: run alembic upgrade head."
 
 
 def refuse_revision(connection: Connection, revision: str | None) -> str | None:
-    """Why this version cannot serve a schema of this revision, if it cannot.
+    """Returns why this version cannot serve a schema of this revision, or None.
 
-    It can serve its own, and a newer one that has all that its models need.
+    It can serve its own revision, and an unknown one that contains everything its models need.
     """
     if revision == HEAD:
         return None
     if revision is None:
         return NO_SCHEMA
     if revision in KNOWN:
-        return f"The schema is at {revision}, but {HEAD} is needed: run alembic upgrade head."
+        return f"The schema is at {revision}, not at {HEAD}: run alembic upgrade head."
     if missing := find_missing(connection):
-        return f"The schema is at {revision}, which this version does not know, without {', '.join(missing)}."
+        return (
+            f"The schema is at {revision}, unknown to this version, and lacks {', '.join(missing)}."
+        )
     return None
 
 
@@ -140,23 +142,23 @@ class Health(BaseModel):
 
 
 class Readiness(Health):
-    """`ahead`: migrated by a newer version than this one, which can serve it all the same."""
+    """`ahead`: a newer version has migrated the database, and this one can still serve it."""
 
     # BaseModel has a `schema` of its own.
     of_schema: Literal["current", "ahead"] = Field(serialization_alias="schema")
 
 
-NO_STORE = {"Cache-Control": "no-store"}  # some caches keep an answer that does not forbid it
+NO_STORE = {"Cache-Control": "no-store"}  # some caches store responses by default
 
 
 async def read_health(response: Response) -> Health:
-    """Tells that the process is alive."""
+    """Answers if the process is alive."""
     response.headers.update(NO_STORE)
     return Health()
 
 
 async def read_readiness(response: Response) -> Readiness:
-    """Tells whether the database answers, takes writes, and has a schema that this version serves."""
+    """Checks that the database answers, accepts writes, and has a schema that this version can serve."""
     if reason := await prober.find_reason():
         raise HTTPException(503, reason, NO_STORE)
     response.headers.update(NO_STORE)

@@ -1,7 +1,7 @@
-"""Retries without doubles: a POST with an `Idempotency-Key` happens once, however often it is sent.
+"""Safe retries: a POST with an `Idempotency-Key` is executed once, however often it is sent.
 
-After draft-ietf-httpapi-idempotency-key-header. The rows and the answer are stored in one
-transaction: after a crash there are both or neither.
+This follows draft-ietf-httpapi-idempotency-key-header. The rows and the response are stored in one
+transaction, so that after a crash both exist or neither.
 """
 
 import logging
@@ -26,18 +26,18 @@ from nutshell.log import explain
 logger = logging.getLogger(__name__)
 
 LIFETIME = timedelta(hours=24)
-FEW = 10  # old keys that a POST with a key deletes
-MANY = 1000  # old keys that the start of a process deletes at a time
-# A quoted string, as in the draft, or the same without quotes.
+FEW = 10  # expired keys that each POST with a key deletes
+MANY = 1000  # expired keys that each step at startup deletes
+# The draft requires quotes. Most clients send none.
 KEY = re.compile(r'(?P<quote>"?)(?P<key>[!#-\[\]-~]{1,255})(?P=quote)')
 
 
 class IdempotencyKey(SQLModel, table=True):
-    """The answer that was given to the POST with this key."""
+    """The response to the POST with this key."""
 
     __tablename__ = "idempotency_keys"
 
-    # SHA-256 in hexadecimal: of the key, and of the whole request.
+    # Hexadecimal SHA-256 digests of the key and of the whole request.
     key: str = Field(primary_key=True, max_length=64)
     request: str = Field(max_length=64)
     status: int
@@ -58,53 +58,55 @@ def read_key(request: Request) -> str:
     headers = request.headers.getlist("idempotency-key")
     given = KEY.fullmatch(headers[0])
     if given is None or len(headers) > 1:
-        raise HTTPException(400, "Idempotency-Key must be one string of 1 to 255 visible letters.")
+        raise HTTPException(
+            400, "Idempotency-Key must be one string of 1 to 255 printable ASCII characters."
+        )
     return digest(given["key"].encode())
 
 
 async def run_once(request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Answers with what is stored for the key, or lets `handle` answer and stores that.
+    """Returns the response stored for the key, or calls `handle` and stores its response for 24 hours.
 
-    Raises 409 while the first request with the key is under way, and 422 when that was another
-    request. An answer is kept for 24 hours. A request that fails leaves its key free.
+    Raises 409 while the first request with the key is in progress, and 422 if that was a different
+    request. The response of a failed request is not stored.
     """
     key = read_key(request)
     target = f"{request.method} {request.url.path}?{request.url.query}".encode()
     fingerprint = digest(target, await request.body())
     async with database.writer.slot(), database.writer.engine.begin() as connection:
         await lock_key(connection, key)
-        # Locking the row makes the commit wait for a synchronous standby, which may not have it yet.
+        # The lock makes the commit wait for a synchronous standby, which may not have the row yet.
         query = select(KEYS).where(KEYS.c.key == key).with_for_update()
         stored = (await connection.execute(query)).one_or_none()
-        # A clock that was wrong may have dated it in the future.
+        # A wrong clock may have dated it in the future.
         if stored is not None and abs(now() - stored.created_at) < LIFETIME:
             if stored.request != fingerprint:
-                raise HTTPException(422, "This Idempotency-Key was used for another request.")
+                raise HTTPException(422, "This Idempotency-Key was used for a different request.")
             answer = Response(stored.body, stored.status)
             answer.headers.raw.extend((n.encode(), v.encode("latin-1")) for n, v in stored.headers)
             return answer
-        # The route's commit ends a savepoint. All is kept, or nothing, when this block ends.
+        # The route's commit releases a savepoint. The transaction ends with this block.
         async with database.make_session(connection) as session:
             request.scope["nutshell.session"] = session
             with CheckSession(session, request):
                 answer = await handle(request)
         if isinstance(answer, STREAMS):
-            raise HTTPException(400, "This answer is a stream: send no Idempotency-Key.")
+            raise HTTPException(400, "This response is a stream: send no Idempotency-Key.")
         if answer.status_code < 400:
             await store(connection, answer, key=key, request=fingerprint)
         return answer
 
 
 async def lock_key(connection: AsyncConnection, key: str) -> None:
-    # Held until the transaction ends. On SQLite a second writer waits for the first in any case.
+    # It is held until the transaction ends. On SQLite, writers wait for each other anyway.
     if connection.dialect.name == "postgresql":
         lock = func.pg_try_advisory_xact_lock(func.hashtextextended(key, 0))
         if not await connection.scalar(select(lock)):
-            raise HTTPException(409, "The first request with this Idempotency-Key is under way.")
+            raise HTTPException(409, "The first request with this Idempotency-Key is in progress.")
 
 
 async def store(connection: AsyncConnection, answer: Response, **claim: Any) -> None:
-    # A few at a time, found by their index: nobody pays for a day's worth of keys.
+    # Delete a few expired keys at a time, so that no request pays for a whole day.
     gone = (KEYS.c.key == claim["key"]) | KEYS.c.key.in_(old_keys(FEW))
     await connection.execute(delete(KEYS).where(gone))
     headers = [pair for pair in answer.headers.items() if pair[0] != "content-length"]
@@ -118,12 +120,12 @@ def old_keys(limit: int) -> Select[Any]:
 
 
 async def purge_old_keys() -> None:
-    """Deletes what no POST has deleted, in steps that keep nobody waiting. Each process starts with it."""
+    """Deletes all expired keys at startup, in small transactions that do not block requests."""
     try:
         while True:
             async with database.writer.slot(), database.writer.engine.begin() as connection:
                 done = await connection.execute(delete(KEYS).where(KEYS.c.key.in_(old_keys(MANY))))
             if done.rowcount < MANY:
                 return
-    except SQLAlchemyError as error:  # no database, or no schema as yet: the next start will do it
-        logger.warning("old idempotency keys were not deleted: %s", explain(error))
+    except SQLAlchemyError as error:  # no database or no schema yet: left to the next startup
+        logger.warning("Expired idempotency keys were not deleted: %s", explain(error))

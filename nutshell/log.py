@@ -1,4 +1,4 @@
-"""The log: one line on stdout for each event, with the id of its request and no e-mail address."""
+"""The log: a line on stdout for each event, with the request id and without e-mail addresses."""
 
 import json
 import logging
@@ -9,10 +9,10 @@ from typing import Any
 
 from nutshell.settings import settings, without_secrets
 
-# Of the request under way: in its answer, and in every line of the log.
+# The id of the current request, which is in its response and in each of its log lines.
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
-# The letters that can be in an address. By words, the search looks at each letter once.
+# Characters that an address may contain. Searching word by word takes linear time.
 WORD = re.compile(r"[^\s'\"()=/&]+")
 
 
@@ -25,7 +25,7 @@ def hide_addresses(line: str) -> str:
 
 
 class Formatter(logging.Formatter):
-    """Adds the request id, and hides e-mail addresses."""
+    """Adds the request id and hides e-mail addresses."""
 
     def format(self, record: logging.LogRecord) -> str:
         record.request_id = request_id.get()
@@ -33,7 +33,7 @@ class Formatter(logging.Formatter):
 
 
 class JsonFormatter(Formatter):
-    """The same as a JSON object. Cloud Run reads `severity`, most others read `level`."""
+    """Writes JSON objects. Cloud Run reads `severity`, most other platforms `level`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -73,8 +73,8 @@ LOGGING: dict[str, Any] = {
     "root": {"handlers": ["stdout"], "level": "INFO"},
     "loggers": {
         "alembic.runtime.plugins": {"level": "WARNING"},
-        "watchfiles": {"level": "WARNING"},  # counts every write to the database file
-        # Other servers than ours have set these up already.
+        "watchfiles": {"level": "WARNING"},  # it would log every write to the database file
+        # Other servers have already configured these.
         "uvicorn": {"handlers": [], "propagate": True},
         "uvicorn.error": {"handlers": [], "propagate": True},
         "uvicorn.access": {"handlers": [], "propagate": False},  # middleware.py has a better line
@@ -87,32 +87,32 @@ def set_up_log() -> None:
 
 
 def describe_service(*, reload: bool = False) -> str:
-    """The first line of the log: which database, and who may call."""
+    """Returns the first line of the log: the database, and who may call."""
     url = without_secrets(settings.database_url)
     if settings.database_url.get_backend_name() == "sqlite" and not reload:
-        url += " (a PaaS discards this file; set DATABASE_URL)"
+        url += " (a PaaS discards this file: set DATABASE_URL)"
     if settings.database_read_url is not None:
         url += f", reads from {without_secrets(settings.database_read_url)}"
     if settings.api_token or settings.api_read_token:
-        access = "Open to callers with the token."
+        access = "Open to callers with a token."
     elif settings.open_local:
-        access = "Open to local callers only, no API_TOKEN."
+        access = "Open to local callers, without API_TOKEN."
     else:
-        access = "Closed, but for health and documentation: set API_TOKEN."
+        access = "Closed except for health and documentation: set API_TOKEN."
     return f"Database {url}. {access}"
 
 
-# How PostgreSQL and PgBouncer say so. The driver has no code for an error before the connection.
+# The messages of PostgreSQL and PgBouncer. Before a connection exists, the driver has no error code.
 FULL = re.compile("too many (?:clients|connections)|connection slots|no more connections")
 
 
 def explain(error: BaseException) -> str:
-    """What the database or its driver says, in one line, without the statement."""
+    """Returns the message of the database or its driver in one line, without the statement."""
     cause = " ".join(str(getattr(error, "orig", None) or error).split())
     if FULL.search(cause):
         wanted = 2 * settings.pool_size + 1
         cause = (
-            f"The database refuses more connections. This process wants {wanted} at most, by"
-            f" POOL_SIZE={settings.pool_size}; there are {settings.web_concurrency} of it. ({cause})"
+            f"The database refuses more connections. Each process opens up to {wanted}"
+            f" (POOL_SIZE={settings.pool_size}), and there are {settings.web_concurrency}. ({cause})"
         )
     return cause

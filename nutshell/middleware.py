@@ -1,4 +1,4 @@
-"""What every request passes on its way to a route, and every answer on its way back."""
+"""The middleware: request ids, the access log, limits on bodies, HEAD, CORS, unhandled errors."""
 
 import logging
 import re
@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 
 # In bytes. A batch of 100 rows with every character escaped fits.
 MAX_BODY = 1024 * 1024
-MAX_FIELDS = 5_000  # of its JSON: to report that each is unknown would take long
-BODY_SILENCE = 30  # seconds without a byte of a body that is not complete
-BODY_SECONDS = 120  # for all of it
+MAX_FIELDS = 5_000  # in JSON: each unknown field costs an error report
+BODY_SILENCE = 30  # seconds between two chunks of a body
+BODY_SECONDS = 120  # for a whole body
 
-MAX_PATH = 200  # letters of a path, or of a method, in the log
+MAX_PATH = 200  # characters of a path, or of a method, in the log
 HEALTH = ("/healthz", "/readyz")
 
-# What a page on another origin may read of an answer.
+# Response headers that pages on other origins may read.
 EXPOSED = ["Link", "Location", "ETag", "Retry-After", "X-Request-ID"]
 EXPOSED += ["X-Total-Count", "Preference-Applied"]
 
@@ -34,11 +34,11 @@ SANE_ID = re.compile(rb"[\w.-]{1,64}", re.ASCII)
 
 
 def too_large() -> HTTPException:
-    return HTTPException(413, f"A body may have {MAX_BODY} bytes at most.")
+    return HTTPException(413, f"The body is larger than {MAX_BODY} bytes.")
 
 
 def add_root_path(scope: Scope, root: str) -> Scope:
-    """The path as ASGI has it, with ROOT_PATH, whether or not the proxy has taken that off."""
+    """Prefixes the path with ROOT_PATH, as ASGI expects, unless the proxy has kept it."""
     if not f"{scope['path']}/".startswith(f"{root}/"):
         path, raw_path = root + scope["path"], root.encode() + scope["raw_path"]
         scope = dict(scope, path=path, raw_path=raw_path)
@@ -46,10 +46,10 @@ def add_root_path(scope: Scope, root: str) -> Scope:
 
 
 class Edge:
-    """The outermost part of the app. It is one middleware, because each costs every request.
+    """All middleware in one class, because each layer costs every request.
 
-    `__call__` gives a request its id and its line in the log; `answer`, inside of CORS, limits the
-    body, answers HEAD as GET, and turns what nobody has handled into a 500 without internals.
+    `__call__` assigns the request id and writes the access log. `answer`, inside CORS, limits the body,
+    serves HEAD as GET, and turns unhandled exceptions into a 500 without details.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -96,7 +96,7 @@ class Edge:
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         declared = headers.get(b"content-length", b"0")
-        refused = len(declared) > 20 or int(declared) > MAX_BODY  # zeros may lead it
+        refused = len(declared) > 20 or int(declared) > MAX_BODY  # it may have leading zeros
         received = quotes = colons = 0
         started = complete = False
         deadline = get_running_loop().time() + BODY_SECONDS
@@ -116,10 +116,10 @@ class Edge:
             received += len(body)
             if received > MAX_BODY:
                 raise too_large()
-            # A field has two quotes and a colon.
+            # Each field contains two quotes and a colon.
             quotes, colons = quotes + body.count(b'"'), colons + body.count(b":")
             if min(quotes // 2, colons) > MAX_FIELDS:
-                raise HTTPException(413, f"A body may have {MAX_FIELDS} fields at most.")
+                raise HTTPException(413, f"The body has more than {MAX_FIELDS} fields.")
             complete = not message.get("more_body")
             return message
 
@@ -132,16 +132,16 @@ class Edge:
             scope = dict(scope, method="GET")
         if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
             # RFC 9112, 6.1
-            await problem(501, "Send the body as it is, or chunked.")(scope, receive, send)
+            await problem(501, "Use no transfer coding but chunked.")(scope, receive, send)
             return
         try:
             await self.app(scope, receive_limited, watch_start)
-        except ClientDisconnect:  # for the log: nobody hears it
+        except ClientDisconnect:  # for the access log: the caller is gone
             if not started:
-                await problem(400, "The body did not arrive whole.")(scope, receive, send)
+                await problem(400, "The body is incomplete.")(scope, receive, send)
         except Exception as error:
             if started:
-                raise  # too late for another answer
+                raise  # too late for another response
             cause = f"{type(error).__name__}: {explain(error)}"
             logger.error("%s failed: %s", scope["method"][:MAX_PATH], cause, exc_info=error)
             await failure()(scope, receive, send)

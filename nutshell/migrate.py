@@ -1,4 +1,4 @@
-"""SQLite's migrations at start. A server's are the release's: `alembic upgrade head`."""
+"""Migrates SQLite at startup. PostgreSQL is migrated in the release step: `alembic upgrade head`."""
 
 from pathlib import Path
 from typing import Literal
@@ -14,9 +14,10 @@ MIGRATIONS = Config(Path(__file__).parents[1] / "alembic.ini")
 
 
 def migrate_sqlite(which: Literal["any file", "a new file"]) -> None:
-    """Brings SQLite's tables to the newest schema. A PaaS throws away what its release step made.
+    """Upgrades a SQLite file to the newest schema.
 
-    A server is migrated in the release step alone: web processes must not race to change a schema.
+    A PaaS discards the file system of its release step, so SQLite cannot be migrated there. A server is
+    not migrated here, because web processes must not race to change its schema.
     """
     if which == "a new file":
         engine = create_engine(settings.database_url, poolclass=NullPool)

@@ -1,4 +1,4 @@
-"""Lists, a page at a time. A page behind the last row seen costs the same however deep it is."""
+"""Pagination by keyset: a page costs the same however deep it is."""
 
 import operator
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -34,56 +34,62 @@ from nutshell.fields import (
     left_out,
 )
 
-# What a cursor may say of a column of these types: nothing that a database cannot compare.
+# The types of a cursor's value, by column type. They admit only values that both databases can compare.
 COMPARABLE: dict[type, Any] = {str: Text, int: Whole, datetime: Instant, date: Day}
 
 
 class Page(BaseModel):
-    """The query parameters of every list. A Filter schema adds its own.
+    """The query parameters of every list. Filter schemas inherit from it and add their own.
 
-    It also names the columns that its list can be sorted by, each of which leads an index:
+    They also declare the columns to sort by, each of which needs an index:
     `sort: Literal["id", "title"] = "id"`.
     """
 
     model_config = REFUSE_UNKNOWN
 
     limit: Annotated[int, Interval(ge=1, le=100), DIGITS] = Field(
-        default=50, description="rows in one answer"
+        default=50, description="rows in one response"
     )
     offset: Annotated[int, Interval(ge=0, le=MAX_INT), DIGITS] = Field(
         default=0, description="rows to skip"
     )
-    sort: str = Field(default="id", pattern="^id$", description="the column to sort by; ties by id")
-    order: Literal["asc", "desc"] = Field(default="asc", description="null comes last, or first")
-    after: Annotated[int, Interval(ge=0, le=MAX_INT), DIGITS] = Field(
-        default=0, description="the last id seen: go on behind it; 0 begins"
+    sort: str = Field(
+        default="id", pattern="^id$", description="column to sort by; ties are sorted by id"
     )
-    # A line of a head has 16,000 bytes at most, and a letter may be escaped in twelve.
+    order: Literal["asc", "desc"] = Field(
+        default="asc", description="nulls come last with asc, first with desc"
+    )
+    after: Annotated[int, Interval(ge=0, le=MAX_INT), DIGITS] = Field(
+        default=0, description="continue after this id; 0 starts at the beginning"
+    )
+    # A header line may have 16,000 bytes, and escaping a character may take twelve.
     cursor: Annotated[str, StringConstraints(max_length=1300, pattern="^[A-Za-z0-9_-]+$")] = (
-        left_out(description="where a sorted list goes on: taken from the `Link` header")
+        left_out(description="continue a sorted list here; taken from the `Link` header")
     )
     id: list[Id] = Field(default=[], max_length=100, description="only the rows with these ids")
 
     _table: type[SQLModel] = PrivateAttr()
-    _names: tuple[str, ...] = PrivateAttr(())  # of the columns that are selected, if not whole rows
+    _names: tuple[str, ...] = PrivateAttr(
+        ()
+    )  # of the selected columns; empty when whole rows are selected
 
     @field_validator("after")
     @classmethod
     def check_order(cls, after: int, info: ValidationInfo) -> int:
         if after and info.data.get("sort", "id") != "id":
-            raise ValueError("goes with the order of ids alone; follow the Link header")
+            raise ValueError("works only with sort=id; otherwise follow the Link header")
         return after
 
     @property
     def size(self) -> int:
-        """Rows in this page. Whoever asks for rows by their ids gets them all."""
+        """Rows in this page. A request for certain ids gets all of them, unless it has a limit."""
         return self.limit if "limit" in self.model_fields_set else max(self.limit, len(self.id))
 
     def select(self, table: type[SQLModel], shown: type[BaseModel]) -> Select[Any]:
-        """Selects the rows of a table, as the schema `shown` shows them; `reply.page` fetches a page.
+        """Selects what the schema `shown` needs of a table. `reply.page` fetches a page of it.
 
-        Where that shows columns alone, only these are selected: columns cost less than objects, and a
-        list changes nothing (lab/bench/results.md). Where it shows relations too, say how to load them:
+        If the schema contains only columns, only these are selected: that costs less than loading
+        objects (lab/bench/results.md). If it also contains relationships, add how to load them:
         `.options(joinedload(…))`.
         """
         self._table = table
@@ -97,10 +103,10 @@ class Page(BaseModel):
         return cast(Select[Any], query)
 
     def in_order(self, query: Select[Any]) -> list[Select[Any]]:
-        """The statements whose rows, one after the other, are this page and what lies behind it.
+        """Returns the statements that, one after the other, fetch this page and what follows it.
 
-        Where the column may be null there are two: one for the values, one for the nulls behind them (or
-        before them, in descending order). A single one could not go on behind a row by an index.
+        A nullable column needs two: one for the values and one for the nulls, which follow the values in
+        ascending order and precede them in descending order. A single one could not use the index.
         """
         columns = inspect(self._table).columns
         column, key = columns[self.sort], columns["id"]
@@ -112,7 +118,7 @@ class Page(BaseModel):
         if self.sort == "id":
             page = by_id.where(beyond(key, self.after)) if self.after else by_id
             return [page.offset(self.offset or None)]
-        if self.offset:  # the rows that are skipped are read in any case
+        if self.offset:  # skipped rows are read anyway
             by_value = query.order_by(
                 column.desc().nulls_first() if descending else column.nulls_last()
             )
@@ -133,12 +139,12 @@ class Page(BaseModel):
         return nulls + values if descending else values + nulls
 
     def as_shown(self, rows: list[Any]) -> list[Any]:
-        """Turns rows of columns into dicts, the form that pydantic reads fastest."""
+        """Turns rows of columns into dicts, which pydantic validates fastest."""
         names = self._names
         return [dict(zip(names, row, strict=True)) for row in rows] if names else rows
 
     def next_page(self, last: Any) -> tuple[str, object]:
-        """The parameter with which a list goes on behind this row."""
+        """Returns the parameter that continues the list after this row."""
         if self.sort == "id":
             return "after", last.id
         place = (self.sort, self.order, getattr(last, self.sort), last.id)
@@ -146,7 +152,7 @@ class Page(BaseModel):
         return "cursor", urlsafe_b64encode(text).decode().rstrip("=")
 
     def read_cursor(self) -> tuple[Any, int]:
-        """The value and the id of the last row seen. Raises 422 for a cursor of another list."""
+        """Returns the value and the id of the last row seen. Raises 422 for a cursor of another list."""
         try:
             text = urlsafe_b64decode(f"{self.cursor}==")
             place = cursor_type(self._table, self.sort).validate_json(text)
@@ -157,7 +163,7 @@ class Page(BaseModel):
         return place[2], place[3]
 
     def refuse_cursor(self) -> RequestValidationError:
-        message = "this list, in this order, has no such cursor"
+        message = "not a cursor of this list in this order"
         return RequestValidationError(
             [{"loc": ("query", "cursor"), "msg": message, "type": "cursor"}]
         )
@@ -165,7 +171,7 @@ class Page(BaseModel):
 
 @cache
 def cursor_type(table: type[SQLModel], sort: str) -> TypeAdapter[Any]:
-    """A cursor: the column and the order of its list, and the value and the id of the last row seen."""
+    """The type of a cursor: sort column, order, and the last row's value and id."""
     kind = table.model_fields[sort].annotation
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     value: Any = Union[*(COMPARABLE.get(one, one) for one in kinds), None]

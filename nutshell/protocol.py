@@ -1,7 +1,7 @@
-"""HTTP before it becomes a request, and what a connection may cost.
+"""Limits on what one connection may cost, before and after it is a request.
 
-uvicorn's own protocol has no deadlines and reads without end. This adds the limits below, and
-problem documents for what is refused before the app sees it.
+uvicorn's own protocol has no deadlines and no limit on what it reads. This adds them, and answers with
+problem documents where it refuses input that the app never sees.
 """
 
 import asyncio
@@ -23,15 +23,16 @@ logger = logging.getLogger(__name__)
 
 HEAD_SECONDS = 10
 HEAD_BYTES = 64 * 1024
-WRITE_SECONDS = 30  # without a byte of an answer taken
-REST_SECONDS = 10  # for a caller who still sends after the answer, and
-REST_BYTES = 1024 * 1024  # as many bytes
-STOP_SECONDS = 2  # at SIGTERM, for whoever has not sent a request or not read an answer
+WRITE_SECONDS = 30  # without progress while a response is sent
+# After a response, how much of the rest of a body is read and discarded, and for how long.
+REST_SECONDS = 10
+REST_BYTES = 1024 * 1024
+STOP_SECONDS = 2  # after SIGTERM, for incomplete requests and unread responses
 
-# Bytes read from a connection at a time, so that none holds up the others.
+# Bytes read from a connection at a time, so that no connection delays the others.
 READ = 16 * 1024
-# What the kernel buffers of an answer. Otherwise it is up to 4 MB, and a caller seems to read
-# nothing for as long as that takes.
+# Bytes of a response that the kernel buffers. Its default is up to 4 MB, and while a slow caller
+# drains that, no progress is visible here.
 SEND_BUFFER = 64 * 1024
 
 CLOSE = (b"connection", b"close")
@@ -42,9 +43,9 @@ TOO_LARGE = (
 
 
 class Reader(asyncio.BufferedProtocol):
-    """Passes what arrives to the Protocol in small parts. The event loop would pass on 256 KiB."""
+    """Passes received data to the Protocol in small chunks. The event loop's own have 256 KiB."""
 
-    buffer = memoryview(bytearray(READ))  # emptied before the next connection is read
+    buffer = memoryview(bytearray(READ))  # shared: each chunk is copied at once
 
     def __init__(self, protocol: "Protocol") -> None:
         self.data_received = protocol.data_received
@@ -61,7 +62,7 @@ class Reader(asyncio.BufferedProtocol):
 
 
 class LastAnswer:
-    """The transport of an answer that may come before the end of its request's body: closing it hangs up."""
+    """The transport of a response that may precede the end of its request's body. Closing it hangs up."""
 
     def __init__(self, protocol: "Protocol") -> None:
         self.write = protocol.transport.write
@@ -72,22 +73,22 @@ class LastAnswer:
 class Protocol(ZttpProtocol):
     """One connection of one client."""
 
-    # The bytes of a head that is not complete, and the time by which it must be.
+    # Bytes received of an incomplete head, and its deadline.
     received = 0
     deadline: asyncio.TimerHandle | None = None
-    # What of an answer nobody has taken yet, and the time by which it must be less.
+    # Bytes of a response that the caller has not read, and the deadline for reading some.
     unread = 0
     write_deadline: asyncio.TimerHandle | None = None
-    # A part of the next head has come before the answer to this request.
+    # Part of the next head has arrived before the response to this request.
     partial = False
-    # The caller sends no more.
+    # The caller has closed its sending side.
     ended = False
-    # The last answer has been sent; this many more bytes are read and dropped.
+    # After the last response: the number of bytes that may still be read and discarded.
     rest: int | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether a request has begun whose body or answer is still under way."""
+        """Whether the body of a request, or its response, is in progress."""
         return self.cycle is not None and (self.cycle.more_body or not self.cycle.response_complete)
 
     @property
@@ -97,9 +98,9 @@ class Protocol(ZttpProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if self.client is not None:
-            # On a socket for both, IPv4 looks like this. FORWARDED_ALLOW_IPS has plain addresses.
+            # A dual-stack socket maps IPv4 addresses. FORWARDED_ALLOW_IPS contains plain ones.
             self.client = (self.client[0].removeprefix("::ffff:"), self.client[1])
-        # pause_writing is then called whenever a caller is slower than we are.
+        # Call pause_writing as soon as the caller reads more slowly than the service writes.
         transport.set_write_buffer_limits(high=0)
         connection = transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
@@ -119,19 +120,18 @@ class Protocol(ZttpProtocol):
             return
         if not self.busy:
             if not self.received:
-                data = data.lstrip(b"\r\n")  # empty lines are no request (RFC 9112, 2.2)
+                data = data.lstrip(b"\r\n")  # ignore empty lines (RFC 9112, 2.2)
                 if not data:
                     return
             self.received += len(data)
             if self.deadline is None:
                 self.expect_head()
         elif not self.cycle.more_body:
-            # The next request, before the answer to this one. When that is complete, uvicorn's
-            # on_response_complete resumes reading.
+            # A pipelined request. uvicorn resumes reading in on_response_complete.
             self.flow.pause_reading()
         super().data_received(data)
         if self.busy and not self.cycle.more_body:
-            # A request ends with its head, or with its body, or with the last of its chunks.
+            # A request ends with its head, its body, or its last chunk.
             end = bytes(self.cycle.body[-len(data) :]) or b"\r\n\r\n"
             self.partial = not data.endswith((end, b"\r\n\r\n"))
         if self.busy or not self.received:
@@ -144,15 +144,17 @@ class Protocol(ZttpProtocol):
         try:
             super().handle_events(event)
         except UnicodeDecodeError:
-            self.refuse(400, "A path consists of ASCII; escape the rest.", event.method)
+            self.refuse(
+                400, "The path contains characters outside ASCII: escape them.", event.method
+            )
         cycle = self.cycle
         if cycle is not before:
             self.received = 0
             if event.target.startswith((b"http://", b"https://")):
                 self.take_host(event.path)
             if cycle.more_body:
-                # An answer before the end of the body is the last: nobody waits for the rest. uvicorn
-                # would close at once, or, without the header, go on reading.
+                # A response before the end of the body is the last one on this connection. uvicorn would
+                # close at once, or, without the header, keep reading.
                 cycle.default_headers = [*cycle.default_headers, CLOSE]
                 cycle.transport = LastAnswer(self)  # type: ignore[assignment]
         elif cycle is not None and not cycle.more_body and not cycle.response_started:
@@ -169,10 +171,10 @@ class Protocol(ZttpProtocol):
         scope["headers"] = [(b"host", host), *others]
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Says nothing: a server may ignore `Upgrade` (RFC 9110, 7.8), and any caller can send it."""
+        """Logs nothing: a server may ignore `Upgrade` (RFC 9110, 7.8), and any caller can send it."""
 
     def on_response_complete(self) -> None:
-        if self.rest is not None:  # it was the last, whatever was sent behind it
+        if self.rest is not None:  # it was the last one, whatever has been pipelined
             return
         super().on_response_complete()
         if self.partial and not self.busy:
@@ -183,7 +185,7 @@ class Protocol(ZttpProtocol):
             self.transport.close()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Keeps the connection of a caller who has sent a request and now waits for the answer."""
+        """Keeps the connection open if the caller waits for the response to a complete request."""
         self.ended = True
         return self.rest is None and self.busy and not self.cycle.more_body
 
@@ -223,13 +225,15 @@ class Protocol(ZttpProtocol):
             self.deadline = None
 
     def handle_remote_protocol_error(self) -> None:
-        if "size limit" in str(sys.exception()):  # of a field, or of their number: zttp's own
+        if "size limit" in str(
+            sys.exception()
+        ):  # of zttp: a field is too long, or there are too many
             self.refuse(431, TOO_LARGE)
         else:
-            self.refuse(400, "This is not HTTP/1.1.")
+            self.refuse(400, "The request is not valid HTTP/1.1.")
 
     def refuse(self, status: int, detail: str, method: bytes = b"") -> None:
-        """Answers with a problem document, and hangs up. A silent client gets no answer."""
+        """Answers with a problem document and hangs up. A client that sent nothing gets no answer."""
         silent = status == 408 and not self.received
         self.forget_head()
         if self.transport.is_closing() or self.rest is not None:
@@ -240,15 +244,15 @@ class Protocol(ZttpProtocol):
         if self.busy:
             method = self.cycle.scope["method"].encode()
             begun = self.cycle.response_started
-            self.cycle.disconnected = True  # the app's own answer would be a second one
+            self.cycle.disconnected = True  # discard the app's own response
             self.cycle.message_event.set()
             if begun:
                 self.transport.close()
                 return
         own_id = uuid4().hex
-        logger.info("Refused before it was a request: %d, X-Request-ID %s", status, own_id)
+        logger.info("Refused an invalid request: %d, X-Request-ID %s", status, own_id)
         headers = {"connection": "close", "x-request-id": own_id}
-        if len(settings.cors_origins) == 1:  # of several we cannot tell which one calls
+        if len(settings.cors_origins) == 1:  # the caller's origin is unknown
             headers["access-control-allow-origin"] = settings.cors_origins[0]
             headers["access-control-expose-headers"] = "X-Request-ID"
         answer = problem(status, detail, headers=headers)
@@ -259,21 +263,21 @@ class Protocol(ZttpProtocol):
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Closes once the caller has had time to read the answer.
+        """Closes the connection after the caller has had time to read the response.
 
-        A caller who still sends would lose it to a reset if we closed at once. What they send is
-        dropped, unparsed.
+        Closing at once would reset the connection of a caller that is still sending, and the response
+        would be lost. What arrives meanwhile is discarded.
         """
         if self.rest is not None:
             return
         self.rest = REST_BYTES
         self.flow.resume_reading()
-        with suppress(OSError):  # the caller has gone
+        with suppress(OSError):  # the connection is gone
             self.transport.write_eof()
         self.loop.call_later(STOP_SECONDS if self.stopping else REST_SECONDS, self.transport.abort)
 
     def shutdown(self) -> None:
-        """At SIGTERM: closes an idle connection. Any other gets its answer, with a last word."""
+        """Closes an idle connection. A pending response is sent first, with `Connection: close`."""
         if not self.stopping:
             self.server_state.default_headers.append(CLOSE)
         if self.flow.write_paused:
@@ -286,6 +290,6 @@ class Protocol(ZttpProtocol):
             self.cycle.default_headers = self.server_state.default_headers
 
     def give_up(self) -> None:
-        """Closes the connection of a caller who has not sent a whole request by now."""
+        """Closes a connection whose request is still incomplete."""
         if not self.busy or self.cycle.more_body:
             self.transport.abort()

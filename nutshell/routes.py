@@ -1,4 +1,4 @@
-"""Behaviour shared by all resource routes: access, entity tags, keys, references, pages."""
+"""Behaviour shared by all resource routes: access, entity tags, idempotency keys, pages."""
 
 import re
 from collections import Counter
@@ -24,16 +24,15 @@ from nutshell.idempotency import run_once
 from nutshell.openapi import describe_route, is_list, is_single
 from nutshell.paging import Page
 
-# A merge patch (RFC 7396) is what our PATCH takes anyway. Other types, such as a JSON Patch, mean something else.
+# PATCH has the semantics of a merge patch (RFC 7396). Other JSON types, such as JSON Patch, differ.
 JSON_TYPES = ("application/json", "application/merge-patch+json")
 
-
-# Parameters that say where in its list a page begins.
+# The query parameters that position a page in its list.
 PLACES = ("after", "cursor", "offset")
 
 
 class ResourceRoute(APIRoute):
-    """Checks who calls, runs a POST with an `Idempotency-Key` once, tags its answer, documents all that."""
+    """Adds access control, `Idempotency-Key`, `ETag` and their documentation to every route of the app."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         # "/shelves/{shelf_id}/books" is about books, and so is "/books/batch".
@@ -67,16 +66,16 @@ class ResourceRoute(APIRoute):
 
 
 def prefix_location(request: Request, answer: Response) -> None:
-    """Puts the path below which the service is mounted before a `Location` such as `/books/1`.
+    """Prefixes a `Location` such as `/books/1` with ROOT_PATH.
 
-    It names no host (RFC 3986, section 4.2): what the caller's `Host` says is not repeated.
+    It remains a relative reference (RFC 3986, section 4.2), so the caller's `Host` has no influence.
     """
     if answer.headers["location"].startswith("/"):
         answer.headers["location"] = request.scope["root_path"] + answer.headers["location"]
 
 
 def list_parameters(dependant: Dependant) -> set[str]:
-    """The parameters of a query that may be given several times."""
+    """The query parameters that may be repeated."""
     fields: dict[str, FieldInfo] = {}
     for one in (dependant, *dependant.dependencies):
         for field in one.query_params:
@@ -87,10 +86,10 @@ def list_parameters(dependant: Dependant) -> set[str]:
 
 
 def check_repetition(request: Request, repeatable: set[str]) -> None:
-    """Raises 422 for a parameter that is given twice, of which one value would be ignored."""
+    """Raises 422 for a repeated parameter, because all values but one would be ignored."""
     names = Counter(name for name, _ in request.query_params.multi_items())
     errors = [
-        {"loc": ("query", name), "msg": "give this once", "type": "repeated"}
+        {"loc": ("query", name), "msg": "give this only once", "type": "repeated"}
         for name, times in names.items()
         if times > 1 and name not in repeatable
     ]
@@ -99,7 +98,7 @@ def check_repetition(request: Request, repeatable: set[str]) -> None:
 
 
 def check_body(request: Request) -> None:
-    """Raises 415 for a body that is not declared to be JSON, as curl's `-d` sends it, or is encoded."""
+    """Raises 415 for a body that is not declared as JSON, such as that of `curl -d`, or is encoded."""
     headers = request.headers
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     empty = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
@@ -107,11 +106,11 @@ def check_body(request: Request) -> None:
         raise HTTPException(415, "Send the header Content-Type: application/json.")
     if headers.get("content-encoding", "identity").lower() != "identity":
         plain = {"Accept-Encoding": "identity"}  # RFC 9110, section 12.5.3
-        raise HTTPException(415, "Send the body as it is, without a Content-Encoding.", plain)
+        raise HTTPException(415, "Send the body without a Content-Encoding.", plain)
 
 
 class Reply:
-    """The headers of an answer that tell where to go on."""
+    """Fetches pages of lists, and sets the headers that belong to them."""
 
     def __init__(self, request: Request, response: Response) -> None:
         self.request = request
@@ -124,11 +123,10 @@ class Reply:
         filters: Page,
         parent: tuple[type[SQLModel], int] | None = None,
     ) -> Sequence[Any]:
-        """Fetches the page that `filters.select` has begun. Sets `Link` if there is a further one (RFC 8288).
+        """Fetches a page of the query, and sets `Link` if another page follows (RFC 8288).
 
-        For callers who sent `Prefer: count=exact` (RFC 7240), it also sets `X-Total-Count`, from the same
-        moment as the page. With a `parent`, such as `(Shelf, shelf_id)`, an empty page is a 404 if there is
-        no such parent.
+        With `Prefer: count=exact` (RFC 7240) it also sets `X-Total-Count`, from the same moment as the
+        page. `parent`, such as `(Shelf, shelf_id)`, must exist: else an empty page raises 404.
         """
         statements = filters.in_order(query)
         counted = self.wants_count()
@@ -136,11 +134,13 @@ class Reply:
             await take_snapshot(session)
         rows: list[Any] = []
         for statement in statements:
-            if (missing := filters.size + 1 - len(rows)) > 0:  # one more than the page has
+            if (
+                missing := filters.size + 1 - len(rows)
+            ) > 0:  # one more, to see whether a page follows
                 rows += (await session.exec(statement.limit(missing))).all()
         if not rows and parent is not None:
             await session.get_one(*parent)
-            # It has only told an empty list from a 404, so it need not see the same moment.
+            # It only decides between an empty list and 404, so it need not see the same moment.
             session.info["record"].statements -= 1
         if counted:
             count = query.with_only_columns(func.count(), maintain_column_froms=True)

@@ -1,4 +1,4 @@
-"""uvicorn's server and its supervisor, as this service runs them. They are imported by each process."""
+"""uvicorn's server and supervisor, adapted. Every process imports them."""
 
 import logging
 import socket
@@ -12,7 +12,7 @@ logger = logging.getLogger("nutshell")
 
 
 class Server(uvicorn.Server):
-    """Says where it is as soon as it answers."""
+    """Logs its address as soon as it accepts connections."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -27,10 +27,10 @@ def log_address() -> None:
 
 
 class Supervisor(Multiprocess):
-    """Supervises several workers, and closes the port at once when it stops.
+    """Closes the port as soon as it stops the workers.
 
-    New callers are then refused while the workers finish their requests. Otherwise they would wait
-    for an answer that never comes.
+    New connections are then refused while the workers finish their requests. Otherwise they would wait
+    for a response that never comes.
     """
 
     def terminate_all(self) -> None:

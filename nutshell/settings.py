@@ -1,4 +1,4 @@
-"""What the environment, or a `.env` file, may set. README.md has the table."""
+"""Settings from the environment or a `.env` file. docs/operating.md lists them."""
 
 import os
 import re
@@ -21,13 +21,13 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import URL, make_url
 
-# What other clients' parameters say that needs no saying here: we prepare no statements, and
-# POOL_SIZE is the limit of connections.
+# Other clients' parameters, which do not apply: no statements are prepared, and POOL_SIZE limits the
+# connections.
 HARMLESS = frozenset(
     {"connection_limit", "pgbouncer", "pool", "pool_timeout", "supa"}
     | {"prepared_statement_cache_size", "statement_cache_size"}
 )
-# By a variable that each sets.
+# Platforms that start several machines, by a variable that each sets.
 MANY_MACHINES = {"FLY_APP_NAME": "Fly", "VERCEL": "Vercel"} | dict.fromkeys(
     ("K_SERVICE", "CLOUD_RUN_JOB"), "Cloud Run"
 )
@@ -36,19 +36,19 @@ KNOWN = frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
 
 
 def parse_database_url(value: str | URL) -> URL:
-    """Accepts the URL as platforms hand it out, and names the driver that we install for it.
+    """Accepts a URL in the forms that platforms provide, and selects the installed driver.
 
-    Raises ValueError, without the URL and so without its password.
+    Raises ValueError, whose message never contains the URL, because it may contain a password.
     """
     if isinstance(value, URL):
         return value
     scheme, _, rest = value.partition("://")
     if scheme == "sqlite":
         return parse_sqlite(value)
-    if not re.fullmatch(r"postgres(ql)?(\+\w+)?", scheme):  # with whatever driver
+    if not re.fullmatch(r"postgres(ql)?(\+\w+)?", scheme):  # with any driver
         raise ValueError("neither postgresql:// nor sqlite:///")
     address, _, parameters = rest.partition("?")
-    # A password may hold a comma, a colon, a slash or an @ that nobody has escaped.
+    # The password may contain an unescaped comma, colon, slash or @.
     user, _, place = address.rpartition("@")
     name, _, password = user.partition(":")
     hosts, _, database = place.partition("/")
@@ -56,11 +56,11 @@ def parse_database_url(value: str | URL) -> URL:
     if query.get("schema") == "public":
         del query["schema"]
     query = {key: text for key, text in query.items() if key not in HARMLESS}
-    if "ssl" in query:  # asyncpg's name for it
+    if "ssl" in query:  # asyncpg's name
         ssl = query.pop("ssl")
         query.setdefault("sslmode", "require" if ssl == "true" else ssl)
     if unknown := sorted(query.keys() - KNOWN):
-        raise ValueError(f"libpq knows no parameter {', '.join(unknown)}")
+        raise ValueError(f"unknown to libpq: {', '.join(unknown)}")
     check_values(query)
     host, port = parse_hosts(hosts)
     if "," in host:
@@ -78,22 +78,22 @@ def parse_database_url(value: str | URL) -> URL:
 
 
 def check_values(query: dict[str, Any]) -> None:
-    """Raises ValueError for a value that libpq refuses, such as `sslmode=no-verify`."""
-    # It looks at them before it connects, and a socket in this folder cannot exist.
+    """Raises ValueError for a value that libpq rejects, such as `sslmode=no-verify`."""
+    # libpq checks them before it connects, and no socket can exist in this folder.
     attempt = PGconn.connect_start(make_conninfo(**query | {"host": "/dev/null"}).encode())
     message = attempt.error_message.decode().strip()
     attempt.finish()
     if message.startswith("invalid"):
-        raise ValueError(f"libpq says: {message}")
+        raise ValueError(f"libpq: {message}")
 
 
 def parse_hosts(hosts: str) -> tuple[str, str]:
-    """The hosts and the ports, each separated by commas, as libpq has them."""
+    """Splits into hosts and ports, both separated by commas as in libpq."""
     names, ports = [], []
     for part in hosts.split(","):
         found = re.fullmatch(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>\d+))?", part)
         if found is None:
-            raise ValueError("no URL; it looks like postgresql://user:password@host/name")
+            raise ValueError("not a URL such as postgresql://user:password@host/name")
         names.append(found["host"].strip("[]"))
         ports.append(found["port"] or "")
     if len(names) > 1:
@@ -109,7 +109,7 @@ def parse_sqlite(value: str) -> URL:
 
 
 def without_secrets(url: URL) -> str:
-    """A password can also be among the parameters, so only harmless ones are shown."""
+    """Renders the URL without its user. Parameters may contain a password too: only harmless ones are kept."""
     harmless = {"host", "port", "sslmode", "target_session_attrs"}
     query = {name: value for name, value in url.query.items() if name in harmless}
     return URL.create(
@@ -118,20 +118,20 @@ def without_secrets(url: URL) -> str:
 
 
 def parse_origin(value: str) -> str:
-    """An origin as browsers send it: in lower case, without a slash or the port of its scheme."""
+    """Normalizes an origin to the form that browsers send: lower case, no trailing slash, no default port."""
     origin = value.lower().removesuffix("/")
     for scheme, port in (("http://", ":80"), ("https://", ":443")):
         if origin.startswith(scheme):
             origin = origin.removesuffix(port)
     if origin != "*" and not re.fullmatch(r"[a-z][a-z\d+.-]*://[^\s/?#@]+", origin):
-        raise ValueError(f"{value} is no origin; it looks like https://app.example.com")
+        raise ValueError(f"{value} is not an origin such as https://app.example.com")
     return origin
 
 
 def parse_root_path(value: str) -> str:
     path = value.strip("/")
     if not re.fullmatch(r"[\w.~/-]*", path, re.ASCII):
-        raise ValueError("no path; it looks like /api")
+        raise ValueError("not a path such as /api")
     return path and f"/{path}"
 
 
@@ -142,16 +142,16 @@ def split_commas(value: str | list[str]) -> list[str]:
 
 
 def parse_tokens(value: str | SecretStr) -> str | SecretStr:
-    """Several, so that one can be replaced while its callers change to the next.
+    """Several tokens allow one to be replaced while callers switch to the next.
 
-    Raises ValueError for what no client can send in a header: HTTP libraries accept ASCII alone.
+    Raises ValueError for a token that HTTP libraries cannot send in a header.
     """
     if isinstance(value, SecretStr):
         return value
     if not (tokens := split_commas(value)):
         raise ValueError("no token")
     if not re.fullmatch("[ -~]+", value):
-        raise ValueError("use visible ASCII letters alone")
+        raise ValueError("use only printable ASCII characters")
     return ",".join(tokens)
 
 
@@ -182,14 +182,14 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def strip(cls, value: Any) -> Any:
-        """Files and clipboards often end in a newline."""
+        """Values from files and clipboards often end in a newline."""
         return value.strip() if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def check_replica(self) -> Self:
         urls = [url for url in (self.database_url, self.database_read_url) if url is not None]
         if len(urls) == 2 and any(url.get_backend_name() == "sqlite" for url in urls):
-            raise ValueError("DATABASE_READ_URL: a replica is for two PostgreSQL URLs, not SQLite")
+            raise ValueError("DATABASE_READ_URL: SQLite has no replicas")
         return self
 
     @model_validator(mode="after")
@@ -197,8 +197,8 @@ class Settings(BaseSettings):
         for name, platform in MANY_MACHINES.items():
             if name in os.environ and "database_url" not in self.model_fields_set:
                 raise ValueError(
-                    f"DATABASE_URL: not set, and {platform} runs several machines: each would keep"
-                    " its data in a file of its own. Attach a PostgreSQL"
+                    f"DATABASE_URL: not set. {platform} runs several machines, and each would keep its"
+                    " data in a file of its own. Attach a PostgreSQL"
                 )
         return self
 
@@ -208,7 +208,9 @@ class Settings(BaseSettings):
             tokens.get_secret_value() for tokens in (self.api_token, self.api_read_token) if tokens
         ]
         if len(both) == 2 and set(both[0].split(",")) & set(both[1].split(",")):
-            raise ValueError("API_READ_TOKEN: a token of API_TOKEN may do more than read")
+            raise ValueError(
+                "API_READ_TOKEN: one of its tokens is in API_TOKEN too, which allows writing"
+            )
         return self
 
 
@@ -217,7 +219,7 @@ def variable(location: tuple[str | int, ...]) -> str:
 
 
 def read_settings() -> Settings:
-    """Ends the process, with a line for each variable that makes no sense."""
+    """Ends the process with one line for each invalid variable."""
     try:
         return Settings()
     except ValidationError as refusal:

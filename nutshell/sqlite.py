@@ -1,4 +1,4 @@
-"""What a connection to SQLite needs: its settings, its file watched, and long statements in a queue."""
+"""SQLite connections: settings, detection of a replaced file, and a queue for long statements."""
 
 import asyncio
 import os
@@ -11,40 +11,40 @@ from sqlalchemy import Connection, event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-LONG = 100_000  # instructions of SQLite, some milliseconds, after which a statement is long
-PAUSE = 0.01  # seconds until a long statement looks again whether it is its turn
+LONG = 100_000  # SQLite instructions, a few milliseconds, after which a statement counts as long
+PAUSE = 0.01  # seconds between checks of a long statement that waits for its turn
 
-# Called, in the event loop, when a statement of this request turns out to be long.
+# Called in the event loop when a statement of the current request turns out to be long.
 on_long: ContextVar[Callable[[], None]] = ContextVar("on_long", default=lambda: None)
 
 
 def prepare_engine(engine: AsyncEngine, path: str | None, limit: Callable[[], float]) -> None:
-    """Prepares each connection of the engine. One may be kept for `limit()` seconds by a statement."""
+    """Prepares each connection of the engine. A statement may run for `limit()` seconds."""
     event.listen(engine.sync_engine, "connect", prepare_connection)
     watch_file(engine, path)
     queue_long_statements(engine, limit)
 
 
 def prepare_connection(connection: Any, _: object) -> None:
-    for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):  # WAL: see migrations/env.py
+    for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):  # migrations/env.py enables WAL
         connection.execute(f"PRAGMA {pragma}").close()
-    # SQLite's own lower() knows only ASCII, and searches use it to ignore case.
+    # Searches use lower() to ignore case. SQLite's own knows only ASCII.
     connection.create_function("lower", 1, fold_case, deterministic=True)
 
 
 def fold_case(text: str | None) -> str | None:
-    # Python's lower() writes a sigma at the end of a word differently, and so would not find it.
+    # Python's lower() maps a capital sigma at the end of a word to another letter than elsewhere.
     return text and text.casefold()
 
 
 def begin_immediate(connection: Connection) -> None:
-    # Takes the write lock at once, and waits for it. A transaction that reads first and takes the
-    # lock later fails with "database is locked", however long it waits.
+    # Acquire the write lock at the start. A transaction that reads first and locks later fails with
+    # "database is locked", however long it waits.
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def watch_file(engine: AsyncEngine, path: str | None) -> None:
-    """Discards connections to a file that was deleted or replaced: what they store is lost."""
+    """Discards connections to a file that was deleted or replaced, because their writes would be lost."""
 
     def identify() -> tuple[int, int] | None:
         try:
@@ -65,7 +65,7 @@ def watch_file(engine: AsyncEngine, path: str | None) -> None:
 
 
 class Holder:
-    """A request that holds a connection."""
+    """A request that holds a connection, and its deadline."""
 
     def __init__(self, limit: float) -> None:
         self.since = time.monotonic()
@@ -75,16 +75,16 @@ class Holder:
 
 
 def queue_long_statements(engine: AsyncEngine, limit: Callable[[], float]) -> None:
-    """Lets one long statement run at a time, the oldest first, and interrupts those that take too long.
+    """Runs one long statement at a time, the oldest first, and interrupts statements past their deadline.
 
-    Each statement runs in a thread. Several that scan a large table at once would leave no processor to
-    short statements, nor to the event loop.
+    Each statement runs in a thread. Several threads that scan large tables would starve short statements
+    and the event loop.
     """
     queue: set[Holder] = set()
 
     def watch(connection: Any, record: Any) -> None:
         def pause() -> bool:
-            """SQLite calls this in the connection's thread. True interrupts the statement."""
+            """SQLite calls this in the connection's thread. Returning True interrupts the statement."""
             holder = record.info.get("holder")
             if holder is not None and holder not in queue:
                 queue.add(holder)

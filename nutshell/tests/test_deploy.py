@@ -173,7 +173,7 @@ def test_web_with_workers_shares_one_database(
         wait_until(lambda: service.log.read_text().count("startup complete") >= workers)
         log = service.log.read_text()
         assert log.count("Started server process") == workers
-        assert log.count("Open to callers with the token") == 1
+        assert log.count("Open to callers with a token") == 1
 
 
 SLOW_IMPORT = """
@@ -437,7 +437,7 @@ def test_interrupt_while_the_database_is_migrated_ends_quietly(
     with ExitStack() as stack:
         stack.push(service)
         stack.callback(other.close)
-        while "Closed, but for health" not in service.log.read_text():
+        while "Closed except for health" not in service.log.read_text():
             assert time.monotonic() < service.started + 20
             time.sleep(0.02)
         time.sleep(0.5)

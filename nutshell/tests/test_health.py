@@ -119,7 +119,7 @@ async def test_down_unmigrated_and_read_only_are_told_apart(
             await pools.prober.engine.dispose()
             answer = await caller.get("/readyz")
             assert_problem(answer, 503)
-            assert answer.json()["detail"] == "The database takes no writes."
+            assert answer.json()["detail"] == "The database is read-only."
         await pools.prober.engine.dispose()
         monkeypatch.setattr(
             pools.prober,
@@ -186,7 +186,7 @@ async def test_full_database_is_named_with_the_connections_wanted(
     for record in caplog.records:
         wanted = 2 * settings.pool_size + 1
         assert (
-            f"refuses more connections. This process wants {wanted} at most" in record.getMessage()
+            f"refuses more connections. Each process opens up to {wanted}" in record.getMessage()
         )
     assert len(caplog.records) == 2
     await pools.dispose()

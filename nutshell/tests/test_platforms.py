@@ -150,7 +150,7 @@ def test_platform_releases_serves_rolls_back_and_stops(
         log = service.log.read_text()
         assert re.search(rf"INFO {request_id} POST /books 201 \d+\.\d ms", log)
         assert log.count("POST /books") == 1, "one line a request"
-        assert "Open to callers with the token" in log
+        assert "Open to callers with a token" in log
         assert "ada@" not in log
         assert ("Another server than python -m nutshell" in log) is not platform.own
 
@@ -192,7 +192,7 @@ def test_release_of_an_older_version_needs_all_that_its_models_name(empty_url: U
     engine.dispose()
     done = alembic(empty_url, "upgrade", "head")
     assert done.returncode != 0
-    assert "which this version does not know, without books.text." in done.stderr
+    assert "unknown to this version, and lacks books.text." in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -202,7 +202,7 @@ def test_release_on_fly_without_a_database_ends_with_a_line() -> None:
     bin_folder = Path(sys.executable).parent
     done = run_release(fly.command("release"), library_checkout(), bin_folder, fly.variables)
     assert done.returncode != 0
-    assert done.stderr.startswith("DATABASE_URL: not set, and Fly runs several machines")
+    assert done.stderr.startswith("DATABASE_URL: not set. Fly runs several machines")
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -74,17 +74,17 @@ def test_first_line_tells_the_database_and_no_password(monkeypatch: pytest.Monke
     monkeypatch.setattr(settings, "api_token", SecretStr("sesame"))
     line = describe_service()
     assert "postgresql://h:5433/d?sslmode=require, reads from postgresql://h:5433/d" in line
-    assert line.endswith("Open to callers with the token.")
+    assert line.endswith("Open to callers with a token.")
     assert "sesame" not in line
     monkeypatch.setattr(settings, "database_url", make_url("sqlite:///a.db"))
     monkeypatch.setattr(settings, "api_token", None)
     monkeypatch.setattr(settings, "open_local", False)
     line = describe_service()
-    assert line.endswith("Closed, but for health and documentation: set API_TOKEN.")
+    assert line.endswith("Closed except for health and documentation: set API_TOKEN.")
     monkeypatch.setattr(settings, "open_local", True)
     line = describe_service()
     assert "sqlite:///a.db (a PaaS discards this file; set DATABASE_URL)" in line
-    assert line.endswith("Open to local callers only, no API_TOKEN.")
+    assert line.endswith("Open to local callers, without API_TOKEN.")
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_bad_sqlite_ends_the_start_with_one_line(
         connection.execute("INSERT INTO alembic_version VALUES ('9999')")
     for file, words in [
         (folder, "unable to open database file"),
-        (ahead, "The schema is at 9999, which this version does not know, without "),
+        (ahead, "The schema is at 9999, unknown to this version, and lacks "),
         (no_database, "file is not a database"),
     ]:
         monkeypatch.setattr(settings, "database_url", make_url(f"sqlite:///{file}"))

@@ -62,7 +62,7 @@ def test_sources_are_watched_and_tests_are_not(service: Service, tree: Path) -> 
 def test_new_migration_is_announced_and_not_applied(service: Service, tree: Path) -> None:
     assert httpx.get(f"{service.url}/readyz").status_code == 200
     (tree / "migrations/versions/0002_later.py").write_text(LATER)
-    words = "The schema is at 0001, but 0002 is needed: run alembic upgrade head."
+    words = "The schema is at 0001, not at 0002: run alembic upgrade head."
     wait_until(lambda: words in service.log.read_text())
     answer = httpx.get(f"{service.url}/readyz")
     assert (answer.status_code, answer.json()["detail"]) == (503, words)

@@ -140,7 +140,7 @@ def test_token_that_may_read_and_write_ends_the_start(monkeypatch: pytest.Monkey
     monkeypatch.setenv("API_READ_TOKEN", "three, two")
     with pytest.raises(SystemExit) as stop:
         read_settings()
-    assert str(stop.value) == "API_READ_TOKEN: a token of API_TOKEN may do more than read"
+    assert str(stop.value) == "API_READ_TOKEN: one of its tokens is in API_TOKEN too, which allows writing"
 
 
 @pytest.mark.parametrize("name", ["FLY_APP_NAME", "K_SERVICE", "CLOUD_RUN_JOB", "VERCEL"])
@@ -148,7 +148,7 @@ def test_file_of_each_machine_ends_the_start(monkeypatch: pytest.MonkeyPatch, na
     monkeypatch.setenv(name, "nutshell")
     with pytest.raises(SystemExit) as stop:
         read_settings()
-    assert re.fullmatch(r"DATABASE_URL: not set, and .* Attach a PostgreSQL", str(stop.value))
+    assert re.fullmatch(r"DATABASE_URL: not set. .* Attach a PostgreSQL", str(stop.value))
     monkeypatch.setenv("DATABASE_URL", "sqlite:////data/nutshell.db")  # on a volume
     assert read_settings().database_url.database == "/data/nutshell.db"
 
