@@ -14,7 +14,7 @@ run: .venv/$(or $(DATABASE),run)
 demo: .venv/run
 	@$(BIN)/python -m tests.demo
 
-# Coverage takes half as long again, so it is measured only in CI, or with CI=1.
+# Measuring coverage takes 50% longer, so only CI does it. Set CI=1 to do it locally.
 test: .venv/dev
 	$(BIN)/pytest -m "not slow and not soak" $(if $(CI),--cov)
 
