@@ -1,4 +1,4 @@
-# All it needs is Python 3.11 or newer; what the service and its tests need goes into .venv.
+# Needs Python 3.11 or newer. Everything else is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -6,27 +6,27 @@ BIN := .venv/bin
 
 $(if $(filter-out postgresql,$(DATABASE)),$(error DATABASE can be postgresql))
 
-# DATABASE=postgresql starts a new PostgreSQL too, whose data go when it stops.
+# DATABASE=postgresql also starts a new PostgreSQL, and deletes its data when it stops.
 run: .venv/$(or $(DATABASE),run)
 	@TRACE=1 OPEN_LOCAL=1 exec $(if $(DATABASE),$(BIN)/python -m nutshell.tests.postgres) $(BIN)/python -m nutshell --reload
 
-# Adds a few rows to the service that `make run` runs.
+# Adds a few rows to the service that `make run` started.
 demo: .venv/run
 	@$(BIN)/python -m tests.demo
 
-# Measuring the coverage takes half as long again, so only CI does, or CI=1.
+# Measuring coverage takes 50% longer, so only CI does it. Set CI=1 to do it locally.
 test: .venv/dev
 	$(BIN)/pytest -m "not slow and not soak" $(if $(CI),--cov)
 
 slow: .venv/dev
 	$(BIN)/pytest -m slow -rfEPs
 
-# SOAK_SECONDS (600) of load, and lists of a million rows.
+# Runs SOAK_SECONDS (default 600) of load, then lists of a million rows.
 soak: .venv/dev
 	$(BIN)/pytest -m soak -n 0 --timeout 0 -rP
 
-# For as long as one likes: FUZZ_EXAMPLES inputs for each operation and phase, a new seed each time;
-# before them, ten times as many requests with bytes changed.
+# Tries FUZZ_EXAMPLES (default 1000) inputs for each operation and phase, with a new seed each time.
+# Before them, it tries ten times as many requests with mutated bytes.
 fuzz: .venv/dev
 	FUZZ_EXAMPLES=$$(($${FUZZ_EXAMPLES:-1000} * 10)) FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} \
 		$(BIN)/pytest -n 2 --timeout 0 -rP nutshell/tests/test_hostile.py -k mutated
@@ -41,8 +41,8 @@ check: .venv/dev
 format: .venv/dev
 	$(BIN)/ruff format
 
-# Renews every pin to the newest release that fits its requirements.in. What the service installs are
-# the same versions that its developers test.
+# Updates every pin to the newest release that its requirements.in allows. The constraint makes the
+# service install the versions that its developers test.
 PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make pins"
 
@@ -53,7 +53,7 @@ pins: .venv/dev
 		$(PIN) --output-file $${input%in}txt $$input || exit; \
 	done
 
-# Asks the internet whether a weakness of a dependency is known, and lists the licences.
+# Checks the dependencies for known vulnerabilities, which needs the internet, and lists their licences.
 audit: .venv/dev
 	$(BIN)/pip-audit --requirement requirements.txt --disable-pip
 	$(BIN)/pip-licenses --order license --packages $$(sed -n 's/==.*//p' requirements.txt)
@@ -63,8 +63,8 @@ audit: .venv/dev
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-# A lock file is complete, so pip is to resolve nothing: with a resolver it would look at today's index.
-# On a terminal pip shows its progress. In a pipe it is quiet.
+# Lock files are complete, and a resolver would consult the current index, hence --no-deps.
+# pip shows its progress on a terminal, and is quiet otherwise.
 define install
 	@echo 'Installing $(1) into .venv ...'
 	@test -t 1 || quiet=--quiet; \
@@ -76,7 +76,7 @@ define install
 	@touch $@
 endef
 
-# The entries of some packages in the lock file of the developers.
+# Prints the entries of some packages in the developers' lock file.
 locked = sed -En '/^($(1))==/,/\# via/p' requirements-dev.txt
 
 .venv/run: requirements.txt requirements-dev.txt | .venv/python

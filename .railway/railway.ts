@@ -1,4 +1,4 @@
-// `railway config apply` makes what stands here. It keeps the API_TOKEN that is set already.
+// `railway config apply` creates these resources. It keeps an API_TOKEN that is already set.
 import { defineRailway, postgres, preserve, project, service } from "railway/iac";
 
 export default defineRailway(() => {

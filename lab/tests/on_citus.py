@@ -45,8 +45,9 @@ def migrate_and_distribute(url: URL | str, tree: Path | None = None) -> None:
     distribute(make_url(url))
 
 
-# What starts processes of the service imports it after this plugin.
-service.migrate = migrate_and_distribute
+def pytest_configure() -> None:
+    """Before the test modules import it."""
+    service.migrate = migrate_and_distribute
 
 
 @pytest.fixture(scope="session")

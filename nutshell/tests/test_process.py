@@ -83,7 +83,7 @@ def test_first_line_tells_the_database_and_no_password(monkeypatch: pytest.Monke
     assert line.endswith("Closed except for health and documentation: set API_TOKEN.")
     monkeypatch.setattr(settings, "open_local", True)
     line = describe_service()
-    assert "sqlite:///a.db (a PaaS discards this file; set DATABASE_URL)" in line
+    assert "sqlite:///a.db (a PaaS discards this file: set DATABASE_URL)" in line
     assert line.endswith("Open to local callers, without API_TOKEN.")
 
 
