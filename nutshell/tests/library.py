@@ -68,7 +68,7 @@ class ShelfRead(SQLModel):
     built_on: date | None
 
 
-class ShelfUpdate(Update):
+class ShelfUpdate(Update[ShelfRead]):
     model_config = example(place="Attic")
 
     label: Label = LEFT_OUT
@@ -111,7 +111,7 @@ class BookReadWithShelf(BookRead):
     shelf: ShelfRead | None
 
 
-class BookUpdate(Update):
+class BookUpdate(Update[BookRead]):
     model_config = example(title="More notes")
 
     title: Label = LEFT_OUT
