@@ -166,11 +166,11 @@ async def list_shelves(
 
 
 @app.post("/shelves", response_model=ShelfRead, status_code=201)
-async def create_shelf(data: ShelfCreate, session: SessionDep, response: Response) -> Shelf:
+async def create_shelf(data: ShelfCreate, session: SessionDep, answer: Response) -> Shelf:
     shelf = Shelf.model_validate(data)
     session.add(shelf)
     await session.commit()
-    response.headers["Location"] = f"/shelves/{shelf.id}"
+    answer.headers["Location"] = f"/shelves/{shelf.id}"
     return shelf
 
 
@@ -211,11 +211,11 @@ async def list_books(
 
 
 @app.post("/books", response_model=BookRead, status_code=201)
-async def create_book(data: BookCreate, session: SessionDep, response: Response) -> Book:
+async def create_book(data: BookCreate, session: SessionDep, answer: Response) -> Book:
     book = Book.model_validate(data)
     session.add(book)
     await session.commit()
-    response.headers["Location"] = f"/books/{book.id}"
+    answer.headers["Location"] = f"/books/{book.id}"
     return book
 
 
