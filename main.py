@@ -68,12 +68,12 @@ async def list_users(
 
 
 @app.post("/users", response_model=UserRead, status_code=201)
-async def create_user(data: UserCreate, session: SessionDep, response: Response) -> User:
+async def create_user(data: UserCreate, session: SessionDep, answer: Response) -> User:
     """Creates a user. 409 when another one has the `email`, whatever its case."""
     user = User.model_validate(data)
     session.add(user)
     await session.commit()
-    response.headers["Location"] = f"/users/{user.id}"
+    answer.headers["Location"] = f"/users/{user.id}"
     return user
 
 
@@ -120,16 +120,13 @@ async def list_user_posts(
 
 
 @app.post("/users/{user_id}/posts", response_model=PostReadWithAuthor, status_code=201)
-async def create_post(
-    user_id: Id, data: PostCreate, session: SessionDep, response: Response
-) -> Post:
+async def create_post(user_id: Id, data: PostCreate, session: SessionDep, answer: Response) -> Post:
     """Creates a post of this user. 409 when the user is deleted in the same moment."""
     author = await session.get_one(User, user_id)
-    post = Post.model_validate(data, update={"author_id": user_id})
-    post.author = author
+    post = Post.model_validate(data, update={"author_id": user_id, "author": author})
     session.add(post)
     await session.commit()
-    response.headers["Location"] = f"/posts/{post.id}"
+    answer.headers["Location"] = f"/posts/{post.id}"
     return post
 
 
@@ -194,12 +191,12 @@ async def list_todos(
 
 
 @app.post("/todos", response_model=TodoRead, status_code=201)
-async def create_todo(data: TodoCreate, session: SessionDep, response: Response) -> Todo:
+async def create_todo(data: TodoCreate, session: SessionDep, answer: Response) -> Todo:
     """Creates a todo. 409 when no user has the id `owner_id`."""
     todo = Todo.model_validate(data)
     session.add(todo)
     await session.commit()
-    response.headers["Location"] = f"/todos/{todo.id}"
+    answer.headers["Location"] = f"/todos/{todo.id}"
     return todo
 
 
@@ -248,12 +245,12 @@ async def list_items(
 
 
 @app.post("/items", response_model=ItemRead, status_code=201)
-async def create_item(data: ItemCreate, session: SessionDep, response: Response) -> Item:
+async def create_item(data: ItemCreate, session: SessionDep, answer: Response) -> Item:
     """Creates an item. 409 when no user has the id `owner_id`."""
     item = Item.model_validate(data)
     session.add(item)
     await session.commit()
-    response.headers["Location"] = f"/items/{item.id}"
+    answer.headers["Location"] = f"/items/{item.id}"
     return item
 
 

@@ -65,7 +65,7 @@ class UserRead(SQLModel):
     created_at: datetime
 
 
-class UserUpdate(Update):
+class UserUpdate(Update[UserRead]):
     model_config = example(name="Ada King")
 
     email: Email = LEFT_OUT
@@ -110,11 +110,9 @@ class PostReadWithAuthor(PostRead):
     author: UserRead
 
 
-class PostUpdate(Update):
+class PostUpdate(Update[PostReadWithAuthor]):
     model_config = example(title="More notes on the engine")
-    READ_ONLY = Update.READ_ONLY | {"author_id"}
 
-    author_id: Reference = LEFT_OUT
     title: Title = LEFT_OUT
     body: Body = LEFT_OUT
 
@@ -164,7 +162,7 @@ class TodoRead(SQLModel):
     created_at: datetime
 
 
-class TodoUpdate(Update):
+class TodoUpdate(Update[TodoRead]):
     model_config = example(done=True)
 
     title: Title = LEFT_OUT
@@ -212,7 +210,7 @@ class ItemRead(SQLModel):
     created_at: datetime
 
 
-class ItemUpdate(Update):
+class ItemUpdate(Update[ItemRead]):
     model_config = example(name="Analytical engine")
 
     name: Title = LEFT_OUT

@@ -1,8 +1,9 @@
 """Types of fields and columns that more than one service wants."""
 
 import re
+from contextlib import suppress
 from datetime import UTC, date, datetime
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from annotated_types import Interval, MaxLen
 from fastapi.exceptions import RequestValidationError
@@ -12,10 +13,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     EmailStr,
+    SkipValidation,
     Strict,
     StringConstraints,
+    TypeAdapter,
     WithJsonSchema,
+    create_model,
 )
+from pydantic_core import to_jsonable_python
 from sqlalchemy import BigInteger, Integer
 from sqlmodel import Field, SQLModel
 
@@ -129,29 +134,57 @@ Email = Annotated[
 Day = Annotated[date, BeforeValidator(require_date)]
 # A moment in time, with an offset, converted to UTC.
 Instant = Annotated[AwareDatetime, BeforeValidator(require_date_and_time), AfterValidator(to_utc)]
+INSTANT: TypeAdapter[datetime] = TypeAdapter(Instant)
 
 
-class Update(SQLModel):
-    """The base of Update schemas: what a PATCH may send.
+Shown = TypeVar("Shown", bound=SQLModel)
 
-    Forms send back whatever they were shown. So fields that nobody may change may be repeated.
+
+class Update(SQLModel, Generic[Shown]):
+    """The base of Update schemas: what a PATCH may send, for a row that GET shows as `Shown`.
+
+    Forms send back whatever they were shown. So a PATCH may repeat every field of `Shown`. An Update
+    schema declares those that may be changed.
     """
 
     model_config = REFUSE_UNKNOWN
+    SHOWN: ClassVar[type[SQLModel]]
 
-    READ_ONLY: ClassVar[frozenset[str]] = frozenset({"id", "created_at"})
-
-    id: Reference = LEFT_OUT
-    created_at: Instant = LEFT_OUT
+    def __class_getitem__(cls, shown: Any) -> Any:
+        """Makes a base class with every field of `shown`, all of them read-only."""
+        types = {name: field.annotation for name, field in shown.model_fields.items()}
+        types |= {name: field.return_type for name, field in shown.model_computed_fields.items()}
+        default = left_out(schema_extra={"frozen": True, "json_schema_extra": {"readOnly": True}})
+        # A value of another type is not refused yet: it differs from the one shown, like any other.
+        fields: Any = {name: (Annotated[t, SkipValidation], default) for name, t in types.items()}
+        base = create_model(f"Update[{shown.__name__}]", __base__=cls, **fields)
+        base.SHOWN = shown
+        return base
 
     def changes(self, row: object) -> dict[str, Any]:
-        """The fields given that may be changed. 422 when another one differs from the row's."""
-        given = self.model_dump(exclude_unset=True)
-        errors = [
-            {"loc": ("body", name), "msg": "this cannot be changed", "type": "read_only"}
-            for name in self.READ_ONLY & given.keys()
-            if given.pop(name) != getattr(row, name, None)
-        ]
-        if errors:
-            raise RequestValidationError(errors)
-        return given
+        """The fields given that may be changed. 422 when another one differs from what GET shows."""
+        read_only = {name for name, field in type(self).model_fields.items() if field.frozen}
+        if repeated := read_only & self.model_fields_set:
+            shown = self.SHOWN.model_validate(row, from_attributes=True).model_dump()
+            errors = [
+                {"loc": ("body", name), "msg": "this cannot be changed", "type": "read_only"}
+                for name in shown
+                if name in repeated and not is_same(getattr(self, name), shown[name])
+            ]
+            if errors:
+                raise RequestValidationError(errors)
+        return self.model_dump(exclude_unset=True, exclude=read_only)
+
+
+def is_same(given: Any, shown: Any) -> bool:
+    """Whether a JSON value is the one shown. JavaScript cuts a moment to milliseconds."""
+    if isinstance(given, dict) and isinstance(shown, dict):
+        return given.keys() == shown.keys() and all(is_same(given[k], shown[k]) for k in shown)
+    if isinstance(given, list) and isinstance(shown, list):
+        return len(given) == len(shown) and all(map(is_same, given, shown))
+    if isinstance(given, str) and isinstance(shown, datetime):
+        with suppress(ValueError):
+            given = INSTANT.validate_python(given)
+        return given in (shown, shown.replace(microsecond=shown.microsecond // 1000 * 1000))
+    same_kind = isinstance(given, bool) == isinstance(shown, bool)  # in Python, 1 == True
+    return same_kind and bool(given == to_jsonable_python(shown))

@@ -27,14 +27,11 @@ schemathesis.openapi.format("idn-email", strategies.emails().filter(is_deliverab
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if case.meta is not None and case.meta.generation.mode.is_positive:
-        # JSON Schema has no words for these rules either. See Page and Update.
+        # JSON Schema has no words for these rules either. See Page.
         if isinstance(case.query, dict):
             case.query.pop("cursor", None)  # only the service can make one
             if case.query.get("sort", "id") != "id":
                 case.query.pop("after", None)
-        if case.method.upper() == "PATCH" and isinstance(case.body, dict):
-            for name in ("id", "created_at", "author_id"):
-                case.body.pop(name, None)
         # Schemathesis takes no notice of the pattern of a header.
         if not re.fullmatch(
             r'[*]|((W/)?"[!#-~]*"(, ?)?)+', (case.headers or {}).get("If-Match", "*")

@@ -3,6 +3,7 @@
 What the machinery does by itself is tested in nutshell/tests. Here is what each route must do for it.
 """
 
+import json
 import re
 from typing import Any
 
@@ -30,6 +31,8 @@ LISTS = [
     for (method, path), operation in OPERATIONS.items()
     if method == "GET" and any(p["name"] == "limit" for p in operation["parameters"])
 ]
+CREATES = [path for method, path in OPERATIONS if method == "POST"]
+CHANGES = [path for method, path in OPERATIONS if method == "PATCH"]
 ABSENT = 2**53 - 1
 JSON = {"content-type": "application/json"}
 
@@ -115,9 +118,25 @@ def schema_of(content: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def body_of(method: str, path: str) -> dict[str, Any]:
+    return schema_of(OPERATIONS[method, path]["requestBody"])
+
+
+def read_only(path: str) -> list[str]:
+    """The fields that a PATCH of this path may repeat, but not change."""
+    fields = body_of("PATCH", path)["properties"].items()
+    return [name for name, field in fields if field.get("readOnly")]
+
+
+async def make_row(client: httpx.AsyncClient, path: str) -> tuple[dict[str, Any], str]:
+    """A row that a PATCH of this path can change, and the path of this row."""
+    row = await ROWS[path.rpartition("/")[0]](client, 1)
+    return row, fill(path, row["id"])
+
+
 def example(method: str, path: str) -> dict[str, Any]:
     """A body made of the document's examples."""
-    schema = schema_of(OPERATIONS[method, path]["requestBody"])
+    schema = body_of(method, path)
     return {
         name: field["examples"][0]
         for name, field in schema["properties"].items()
@@ -135,66 +154,84 @@ def test_document_describes_every_operation() -> None:
 
 
 def numbers(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The fields of a body that are whole numbers, and can be null or not."""
+    """The fields of a body that are whole numbers, and can be set, and can be null or not."""
     found = {}
     for name, field in schema["properties"].items():
         for kind in field.get("anyOf", [field]):
-            if kind.get("type") == "integer":
+            if kind.get("type") == "integer" and "readOnly" not in field:
                 found[name] = kind
     return found
 
 
-@pytest.mark.parametrize("key", [key for key in OPERATIONS if key[0] in ("POST", "PATCH")])
-def test_whole_numbers_have_bounds(key: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("method", "path"), [key for key in OPERATIONS if key[0] in ("POST", "PATCH")]
+)
+def test_whole_numbers_have_bounds(method: str, path: str) -> None:
     """Without them, a number of 20 digits is a 500. See `Whole` in nutshell/fields.py."""
-    for name, field in numbers(schema_of(OPERATIONS[key]["requestBody"])).items():
+    for name, field in numbers(body_of(method, path)).items():
         assert field.keys() >= {"minimum", "maximum"}, name
 
 
-@pytest.mark.parametrize("key", [key for key in OPERATIONS if key[0] == "PATCH"])
+@pytest.mark.parametrize("path", CHANGES)
 async def test_columns_take_the_whole_numbers_that_the_document_allows(
-    client: httpx.AsyncClient, key: tuple[str, str]
+    client: httpx.AsyncClient, path: str
 ) -> None:
     """A column without sa_type=BIGINT has 32 bits on PostgreSQL."""
-    path = key[1].rpartition("/")[0]
-    row = await ROWS[path](client, 1)
-    for name, field in numbers(schema_of(OPERATIONS[key]["requestBody"])).items():
+    _, url = await make_row(client, path)
+    for name, field in numbers(body_of("PATCH", path)).items():
         for value in (field["minimum"], field["maximum"]):
-            response = await client.patch(f"{path}/{row['id']}", json={name: value})
+            response = await client.patch(url, json={name: value})
             assert response.status_code in (200, 409, 422), (name, value)
 
 
-@pytest.mark.parametrize("key", [key for key in OPERATIONS if key[0] == "POST"])
-def test_body_of_create_has_examples(key: tuple[str, str]) -> None:
-    schema = schema_of(OPERATIONS[key]["requestBody"])
+@pytest.mark.parametrize("path", CREATES)
+def test_body_of_create_has_examples(path: str) -> None:
+    schema = body_of("POST", path)
     fields = schema["properties"]
     without = {name for name in schema["required"] if "examples" not in fields[name]}
     without = {name for name in without if not name.endswith("_id")}
-    assert not without, f'{key}: add schema_extra={{"examples": […]}} to these fields in models.py'
+    assert not without, 'add schema_extra={"examples": […]} to these fields in models.py'
 
 
-@pytest.mark.parametrize("key", [key for key in OPERATIONS if key[0] == "PATCH"])
-async def test_example_of_a_change_is_small_and_works(
-    client: httpx.AsyncClient, key: tuple[str, str]
-) -> None:
-    (body,) = schema_of(OPERATIONS[key]["requestBody"])["examples"]
-    path = key[1].rpartition("/")[0]
-    row = await ROWS[path](client, 1)
-    response = await client.patch(f"{path}/{row['id']}", json=body)
+@pytest.mark.parametrize("path", CHANGES)
+async def test_example_of_a_change_is_small_and_works(client: httpx.AsyncClient, path: str) -> None:
+    (body,) = body_of("PATCH", path)["examples"]
+    row, url = await make_row(client, path)
+    response = await client.patch(url, json=body)
     assert response.json() == row | body
     assert len(body) == 1, "to execute it in /docs must not overwrite a whole row"
 
 
-@pytest.mark.parametrize("key", [key for key in OPERATIONS if key[0] == "PATCH"])
-async def test_change_may_repeat_the_id_but_not_change_it(
-    client: httpx.AsyncClient, key: tuple[str, str]
-) -> None:
-    path = key[1].rpartition("/")[0]
-    row = await ROWS[path](client, 1)
-    same = await client.patch(f"{path}/{row['id']}", json={"id": row["id"]})
-    assert same.json() == row
-    other = await client.patch(f"{path}/{row['id']}", json={"id": row["id"] + 1})
-    assert_problem(other, 422, ("body", "id"))
+@pytest.mark.parametrize("path", CHANGES)
+def test_change_has_each_field_that_is_shown(path: str) -> None:
+    shown = schema_of(OPERATIONS["PATCH", path]["responses"]["200"])
+    assert shown["properties"].keys() <= body_of("PATCH", path)["properties"].keys()
+
+
+def cut_to_milliseconds(value: Any) -> Any:
+    """What JavaScript makes of the moments in an answer."""
+    return json.loads(re.sub(r'(T[\d:]+\.\d{3})\d*Z"', r'\1Z"', json.dumps(value)))
+
+
+@pytest.mark.parametrize("path", CHANGES)
+async def test_change_may_send_back_what_is_shown(client: httpx.AsyncClient, path: str) -> None:
+    row, url = await make_row(client, path)
+    cut = cut_to_milliseconds({name: row[name] for name in read_only(path)})
+    for data in (row, row | cut, cut):
+        response = await client.patch(url, json=data)
+        assert response.status_code == 200, response.text
+        assert response.json() == row
+
+
+@pytest.mark.parametrize("path", CHANGES)
+async def test_change_of_what_is_read_only_is_refused(client: httpx.AsyncClient, path: str) -> None:
+    row, url = await make_row(client, path)
+    names = read_only(path)
+    assert "id" in names
+    for name in names:
+        for value in (None, -1, True, "x", [row[name]], {"id": -1}):
+            assert_problem(await client.patch(url, json={name: value}), 422, ("body", name))
+    assert (await client.get(url)).json() == row
 
 
 # Every list

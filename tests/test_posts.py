@@ -1,9 +1,11 @@
 """The posts, over HTTP."""
 
+import re
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import URL, create_engine, text
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -169,3 +171,36 @@ async def test_delete_post_leaves_author(client: httpx.AsyncClient, user: dict[s
     assert (await client.delete(f"/posts/{post['id']}")).status_code == 204
     assert_problem(await client.get(f"/posts/{post['id']}"), 404)
     assert (await client.get(f"/users/{user['id']}")).json() == user
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+async def test_change_of_post_locks_it_and_not_its_author(
+    client: httpx.AsyncClient, user: dict[str, Any], url: URL, wire: Wire, method: str
+) -> None:
+    """It does not wait for a change of the author that is under way."""
+    post = await create(client, f"/users/{user['id']}/posts", **POST)
+    data = {"title": "More"} if method == "PATCH" else None
+    engine = create_engine(url)
+    with engine.begin() as other:
+        other.execute(text("UPDATE users SET name = 'Ada King'"))
+        wire.clear()
+        response = await client.request(method, f"/posts/{post['id']}", json=data)
+    engine.dispose()
+    assert response.is_success, response.text
+    assert wire.log is not None
+    log = wire.log.read_bytes()[wire.offset :].decode()
+    assert re.findall(r"FOR UPDATE\b.*", log) == ["FOR UPDATE OF posts"]
+    assert (await client.get(f"/users/{user['id']}")).json()["name"] == "Ada King"
+
+
+async def test_update_post_takes_its_author_as_it_was_shown(
+    client: httpx.AsyncClient, user: dict[str, Any]
+) -> None:
+    post = await create(client, f"/users/{user['id']}/posts", **POST)
+    shown = (await client.get(f"/posts/{post['id']}")).json()
+    response = await client.patch(f"/posts/{post['id']}", json=shown | {"title": "More"})
+    assert response.json() == post | {"title": "More"}
+    for author in ({"name": "Bob"}, {**user, "name": "Bob"}, {**user, "x": 1}, None, user["id"]):
+        response = await client.patch(f"/posts/{post['id']}", json={"author": author})
+        assert_problem(response, 422, ("body", "author"))

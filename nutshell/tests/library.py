@@ -68,7 +68,7 @@ class ShelfRead(SQLModel):
     built_on: date | None
 
 
-class ShelfUpdate(Update):
+class ShelfUpdate(Update[ShelfRead]):
     model_config = example(place="Attic")
 
     label: Label = LEFT_OUT
@@ -111,7 +111,7 @@ class BookReadWithShelf(BookRead):
     shelf: ShelfRead | None
 
 
-class BookUpdate(Update):
+class BookUpdate(Update[BookRead]):
     model_config = example(title="More notes")
 
     title: Label = LEFT_OUT
@@ -154,11 +154,11 @@ async def list_shelves(
 
 
 @app.post("/shelves", response_model=ShelfRead, status_code=201)
-async def create_shelf(data: ShelfCreate, session: SessionDep, response: Response) -> Shelf:
+async def create_shelf(data: ShelfCreate, session: SessionDep, answer: Response) -> Shelf:
     shelf = Shelf.model_validate(data)
     session.add(shelf)
     await session.commit()
-    response.headers["Location"] = f"/shelves/{shelf.id}"
+    answer.headers["Location"] = f"/shelves/{shelf.id}"
     return shelf
 
 
@@ -199,11 +199,11 @@ async def list_books(
 
 
 @app.post("/books", response_model=BookRead, status_code=201)
-async def create_book(data: BookCreate, session: SessionDep, response: Response) -> Book:
+async def create_book(data: BookCreate, session: SessionDep, answer: Response) -> Book:
     book = Book.model_validate(data)
     session.add(book)
     await session.commit()
-    response.headers["Location"] = f"/books/{book.id}"
+    answer.headers["Location"] = f"/books/{book.id}"
     return book
 
 

@@ -5,15 +5,19 @@ import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from itertools import product
 from typing import Annotated, Any
 
 import httpx
 import pytest
 from email_validator import EmailNotValidError, validate_email
 from fastapi import FastAPI, Query
+from fastapi.exceptions import RequestValidationError
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import ValidationError, computed_field
 from sqlalchemy import URL, create_engine
 from sqlmodel import Field, SQLModel
 
@@ -77,7 +81,7 @@ class SampleRead(SQLModel):
     instant: datetime | None
 
 
-class SampleUpdate(Update):
+class SampleUpdate(Update[SampleRead]):
     text: Text | None = None
     whole: Whole | None = None
     reference: Reference | None = None
@@ -226,6 +230,141 @@ async def test_whatever_is_accepted_is_shown_as_it_was_sent(
     client: httpx.AsyncClient, samples: str, data: dict[str, Any]
 ) -> None:
     await assert_round_trip(client, samples, data)
+
+
+class LeafRead(SQLModel):
+    at: datetime
+    text: str
+
+
+class TreeRead(SQLModel):
+    id: int
+    label: str
+    planted_at: datetime
+    felled_at: datetime | None
+    height: float
+    green: bool
+    price: Decimal
+    felled_on: date | None
+    first: LeafRead
+    leaves: list[LeafRead]
+
+    @computed_field
+    def title(self) -> str:
+        return f"{self.label} {self.id}"
+
+
+class TreeUpdate(Update[TreeRead]):
+    label: Text = LEFT_OUT
+
+
+MOMENT = datetime(2030, 1, 31, 10, 0, 0, 123456, UTC)
+LEAF = {"at": MOMENT, "text": "green"}
+TREE = TreeRead.model_validate(
+    {
+        "id": 1,
+        "label": "Oak",
+        "planted_at": MOMENT,
+        "felled_at": None,
+        "height": 1.0,
+        "green": True,
+        "price": "9.90",
+        "felled_on": None,
+        "first": LEAF,
+        "leaves": [LEAF, LEAF],
+    }
+)
+SHOWN = TREE.model_dump(mode="json")
+CUT = {"at": "2030-01-31T10:00:00.123Z", "text": "green"}
+
+
+def change_tree(**data: Any) -> dict[str, Any]:
+    """The changes of a body, which FastAPI reads in this way."""
+    return TreeUpdate.model_validate(json.loads(json.dumps(data))).changes(TREE)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        SHOWN,
+        {"id": 1.0, "height": 1},
+        {"planted_at": "2030-01-31T10:00:00.123Z"},
+        {"planted_at": "2030-01-31T10:00:00.123000Z"},
+        {"planted_at": "2030-01-31 11:00:00.123456+01:00"},
+        {"planted_at": "2030-01-30t21:30:00.123-12:30"},
+        {"first": CUT},
+        {"leaves": [CUT, SHOWN["first"]]},
+    ],
+    ids=str,
+)
+def test_update_takes_what_is_shown(same: dict[str, Any]) -> None:
+    assert change_tree(**same | {"label": "Elm"}) == {"label": "Elm"}
+
+
+DEEP: Any = json.loads("[" * 400 + "]" * 400)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        *product(["id"], [None, True, "1", 2, 1.5, 10**400, [1], {"id": 1}, DEEP]),
+        *product(["planted_at"], [5, 1896084000.123456, None, True, [], DEEP]),
+        ("planted_at", "2030-01-31T10:00:00.124Z"),
+        ("planted_at", "2030-01-31T10:00:00.123999Z"),
+        ("planted_at", "2030-01-31T10:00:00Z"),
+        ("planted_at", "2030-01-31T10:00:00.123"),
+        ("planted_at", "2030-01-31T10:00:00.123\ud800"),
+        ("planted_at", "2030-01-31T10:00:00.123Z" * 40_000),
+        ("felled_at", "2030-01-31T10:00:00.123Z"),
+        ("height", "1.0"),
+        ("height", float("nan")),
+        *product(["green"], [1, "true", False]),
+        *product(["price"], [9.9, "9.9"]),
+        ("felled_on", "2030-01-31"),
+        *product(["first"], [None, [], [SHOWN["first"]], "\ud800", {"\ud800": 1}, DEEP]),
+        ("first", {"at": SHOWN["planted_at"]}),
+        ("first", SHOWN["first"] | {"more": 1}),
+        ("first", SHOWN["first"] | {"text": "brown"}),
+        ("first", SHOWN["first"] | {"at": None}),
+        ("title", "Oak"),
+        ("leaves", []),
+        ("leaves", [CUT]),
+        ("leaves", {"0": CUT, "1": CUT}),
+        ("leaves", [CUT, CUT, CUT]),
+    ],
+    ids=lambda value: str(value)[:40].encode("unicode_escape").decode(),
+)
+def test_update_refuses_what_differs_from_what_is_shown(name: str, other: object) -> None:
+    with pytest.raises(RequestValidationError) as refused:
+        change_tree(**{name: other, "label": "Elm"})
+    expected = {"loc": ("body", name), "msg": "this cannot be changed", "type": "read_only"}
+    assert refused.value.errors() == [expected]
+
+
+def test_update_names_each_field_that_differs() -> None:
+    with pytest.raises(RequestValidationError) as refused:
+        change_tree(leaves=5, height=1, id=5)
+    assert [error["loc"] for error in refused.value.errors()] == [
+        ("body", "id"),
+        ("body", "leaves"),
+    ]
+
+
+def test_update_refuses_unknown_fields() -> None:
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        change_tree(lable="Elm")
+
+
+def test_update_documents_what_is_read_only_with_the_type_that_is_shown() -> None:
+    fields = TreeUpdate.model_json_schema()["properties"]
+    shown = TreeRead.model_json_schema(mode="serialization")["properties"]
+    assert list(fields) == list(shown)
+    assert "readOnly" not in fields.pop("label")
+    for name in ("id", "planted_at", "felled_at", "height", "green", "felled_on"):
+        assert fields[name] == shown[name] | {"readOnly": True}
+    assert all(field["readOnly"] is True for field in fields.values())
+    assert "default" not in str(fields)
+    assert "required" not in TreeUpdate.model_json_schema()
 
 
 OTHER_SETTINGS = {
