@@ -25,7 +25,9 @@ logger = logging.getLogger("nutshell")
 
 ROOT = Path(__file__).parents[1]
 # --reload does not watch these.
-NOT_SERVED = [ROOT / name for name in (".venv", "bench", "nutshell/tests", "tests")]
+NOT_SERVED = [
+    ROOT / name for name in (".venv", "bench", "nutshell/live/tests", "nutshell/tests", "tests")
+]
 
 BACKLOG = 2048  # callers that connect in the same moment
 
