@@ -6,6 +6,7 @@ import logging
 import re
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from typing import Annotated, Any, cast
 
 import httpx
@@ -296,6 +297,30 @@ async def test_waiting_for_a_connection_is_seen(
     # On SQLite more connections would not help: there is one writer.
     one_writer = pools.writer.engine.dialect.name == "sqlite" and pool == "writer"
     assert ("one writer at a time" if one_writer else "POOL_SIZE") in warnings()
+
+
+async def test_session_without_a_slot_is_seen_while_it_waits(
+    client: httpx.AsyncClient, app: FastAPI, pools: Pools
+) -> None:
+    @app.get("/beside-the-queue")
+    async def connect_beside_the_queue() -> None:
+        async with pools.writer.engine.connect():
+            pass
+
+    async with AsyncExitStack() as stack:
+        for _ in range(pools.writer.size):
+            await stack.enter_async_context(pools.writer.engine.connect())
+        call = asyncio.create_task(client.get("/beside-the-queue"))
+        async with asyncio.timeout(10):
+            while not any(t.of("connect") for t in view.running.values()):  # noqa: ASYNC110 (no event)
+                await asyncio.sleep(0)
+        (trace,) = view.running.values()
+        assert [span.kind for span in trace.spans] == ["session", "connect"]
+        assert trace.spans[1].end is None
+    assert (await call).status_code == 200
+    assert kinds() == ["session", "connect", "sent"]
+    assert only("session")["text"] == "writes"
+    assert only("connect")["end"] <= only("session")["end"] <= only("sent")["start"]
 
 
 @pytest.fixture

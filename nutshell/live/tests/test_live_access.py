@@ -1,15 +1,17 @@
 """Who may see the live view: local calls, and where a token is set, only with it."""
 
 import base64
+from pathlib import Path
 
+import httpx
 import pytest
 from fastapi import HTTPException, Request
 from pydantic import SecretStr
 
 from nutshell.live.view import check_access
 from nutshell.settings import settings
-
-TOKEN = "open sesame"
+from nutshell.tests.proxies import behind
+from nutshell.tests.service import TOKEN, Service, Variables
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,18 @@ async def ask_view(authorization: str, more: dict[str, str] | None = None) -> in
     except HTTPException as refusal:
         return refusal.status_code
     return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("proxy", ["nginx", "caddy"])
+def test_view_is_closed_behind_a_proxy_without_the_token(tmp_path: Path, proxy: str) -> None:
+    variables: Variables = {"DATABASE_URL": f"sqlite:///{tmp_path}/test.db", "TRACE": 1}
+    with Service(variables) as service, behind(proxy, service, tmp_path) as url:
+        for path in ("/trace", "/trace/events"):
+            assert httpx.get(url + path).status_code == 403
+    variables["API_TOKEN"] = TOKEN
+    with Service(variables) as service, behind(proxy, service, tmp_path) as url:
+        for path in ("/trace", "/trace/events"):
+            assert httpx.get(url + path).status_code in (401, 403)
+        seen = httpx.get(f"{url}/trace", auth=("", TOKEN)).status_code
+        assert seen == (200 if proxy == "nginx" else 403), "Caddy says that it is a proxy"

@@ -106,6 +106,13 @@ def service(tree: Path, empty_url: URL) -> Iterator[Service]:
         yield service
 
 
+@pytest.mark.slow
+def test_start_says_where_the_view_is(service: Service) -> None:
+    url = service.url
+    words = f"Listening on {url}, documentation {url}/docs, live view {url}/trace"
+    assert words in service.log.read_text()
+
+
 @pytest.fixture
 def page(service: Service) -> Iterator[Page]:
     """The live view of the service, open and listening."""
