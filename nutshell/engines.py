@@ -44,11 +44,13 @@ POSTGRESQL = {
 }
 
 
-# Gives a context for "slot", "wait" or "connect", which lasts as long as the step. See live/.
+# Returns a context for "slot", "wait" or "connect", which is entered for as long as that takes.
 Observer = Callable[[str], AbstractContextManager[object]]
 
 
 class ObservedPool(AsyncAdaptedQueuePool):
+    """SQLAlchemy has an event for a connection given, and none for one asked for."""
+
     observer: Observer = nullcontext
 
     def connect(self) -> PoolProxiedConnection:
