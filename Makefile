@@ -8,7 +8,7 @@ $(if $(filter-out postgresql,$(DATABASE)),$(error DATABASE can be postgresql))
 
 # DATABASE=postgresql also starts a new PostgreSQL, and deletes its data when it stops.
 run: .venv/$(or $(DATABASE),run)
-	@TRACE=1 OPEN_LOCAL=1 exec $(if $(DATABASE),$(BIN)/python -m nutshell.tests.postgres) $(BIN)/python -m nutshell --reload
+	@$(if $(wildcard nutshell/live/view.py),TRACE=1) OPEN_LOCAL=1 exec $(if $(DATABASE),$(BIN)/python -m nutshell.tests.postgres) $(BIN)/python -m nutshell --reload
 
 # Adds a few rows to the service that `make run` started.
 demo: .venv/run

@@ -25,7 +25,9 @@ logger = logging.getLogger("nutshell")
 
 ROOT = Path(__file__).parents[1]
 # Folders that --reload does not watch.
-NOT_SERVED = [ROOT / name for name in (".venv", "lab", "nutshell/tests", "tests")]
+NOT_SERVED = [
+    ROOT / name for name in (".venv", "lab", "nutshell/live/tests", "nutshell/tests", "tests")
+]
 
 BACKLOG = 2048  # connections that wait to be accepted
 

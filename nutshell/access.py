@@ -1,8 +1,6 @@
 """Who may call: whoever has a token. When none is set, nobody, or this machine by OPEN_LOCAL."""
 
-import base64
 import secrets
-from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 
 from fastapi import HTTPException, Request
@@ -64,27 +62,6 @@ def check_access(request: Request) -> None:
         raise HTTPException(401, "Send the header Authorization: Bearer <token>.", headers)
     if request.method not in SAFE_METHODS:
         raise HTTPException(403, "This token may only read.")
-
-
-def check_trace(request: Request) -> None:
-    """The same for the live view, which is for local calls alone.
-
-    It takes a token as a password too: a browser asks for it, and an EventSource cannot send a
-    header of its own.
-    """
-    if not is_local(request):
-        raise HTTPException(403, "The trace is for local calls only.")
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if (settings.api_token or settings.api_read_token) is None or scheme.lower() == "bearer":
-        check_access(request)
-        return
-    password = ""
-    with suppress(ValueError):  # not base64
-        password = base64.b64decode(given).decode("latin-1").partition(":")[2]
-    known = is_among(settings.api_token, password) or is_among(settings.api_read_token, password)
-    if scheme.lower() != "basic" or not known:
-        headers = {"WWW-Authenticate": 'Basic realm="The password is the API_TOKEN"'}
-        raise HTTPException(401, "Give the token as the password, for any user.", headers)
 
 
 def is_among(tokens: SecretStr | None, given: str) -> bool:

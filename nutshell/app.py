@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -17,7 +18,6 @@ from fastapi.middleware import Middleware
 from fastapi.responses import RedirectResponse
 
 from nutshell import database, health
-from nutshell.access import check_trace
 from nutshell.docs import add_docs
 from nutshell.errors import HANDLERS
 from nutshell.idempotency import purge_old_keys
@@ -25,7 +25,7 @@ from nutshell.log import describe_service, set_up_log
 from nutshell.middleware import Edge
 from nutshell.openapi import DocumentedApp, documented
 from nutshell.routes import ResourceRoute
-from nutshell.settings import settings
+from nutshell.settings import LIVE_VIEW, settings
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +58,8 @@ def create_app(title: str, summary: str, **options: Any) -> FastAPI:
     add_docs(app)
     app.add_api_route("/", redirect_to_docs, include_in_schema=False)
     if settings.trace:
-        from nutshell import live
-
-        live.watch(app, check_trace)
-    else:
+        import_module("nutshell.live.view").watch(app)  # the folder may be deleted
+    elif LIVE_VIEW.exists():
         app.add_api_route("/trace", explain_trace, include_in_schema=False)
     app.router.route_class = ResourceRoute
     return app

@@ -4,8 +4,8 @@ import asyncio
 import os
 import select
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 
 from nutshell.guards import follow_change
 from nutshell.sqlite import begin_immediate, on_long, prepare_engine
@@ -43,6 +44,20 @@ POSTGRESQL = {
 }
 
 
+# Returns a context for "slot", "wait" or "connect", which is entered for as long as that takes.
+Observer = Callable[[str], AbstractContextManager[object]]
+
+
+class ObservedPool(AsyncAdaptedQueuePool):
+    """SQLAlchemy has an event for a connection given, and none for one asked for."""
+
+    observer: Observer = nullcontext
+
+    def connect(self) -> PoolProxiedConnection:
+        with self.observer("connect"):
+            return super().connect()
+
+
 class Pool:
     """An engine, and the queue of the requests that wait for one of its connections."""
 
@@ -53,6 +68,7 @@ class Pool:
         # SQLAlchemy's pool hands a connection to whoever asks next, however long others have
         # waited (its issue 7679). A semaphore serves them in the order of asking.
         self.free = asyncio.Semaphore(size)
+        self.observer: Observer = nullcontext
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
@@ -60,20 +76,22 @@ class Pool:
 
         Raises SQLAlchemy's TimeoutError after four seconds: every connection stayed busy.
         """
-        if self.free.locked():
+        with self.observer("slot"):
+            if self.free.locked():
+                try:
+                    with self.observer("wait"):
+                        async with asyncio.timeout(WAIT):
+                            await self.free.acquire()
+                except TimeoutError:
+                    raise PoolTimeout("every connection stayed busy") from None
+            else:
+                await self.free.acquire()
+            slot = Slot(self)
+            on_long.set(slot.lend)
             try:
-                async with asyncio.timeout(WAIT):
-                    await self.free.acquire()
-            except TimeoutError:
-                raise PoolTimeout("every connection stayed busy") from None
-        else:
-            await self.free.acquire()
-        slot = Slot(self)
-        on_long.set(slot.lend)
-        try:
-            yield
-        finally:
-            slot.give_back()
+                yield
+            finally:
+                slot.give_back()
 
     async def begin_snapshot(self, session: AsyncSession) -> None:
         """Begins a transaction in which every statement sees the same moment."""
@@ -126,6 +144,7 @@ def make_pools(url: URL, size: int, read_url: URL | None = None) -> tuple[Pool, 
 
 def make_engine(url: URL, size: int, *, autocommit: bool = False) -> AsyncEngine:
     options: dict[str, Any] = {
+        "poolclass": ObservedPool,
         "pool_size": size,
         "max_overflow": 0,
         "pool_timeout": WAIT,

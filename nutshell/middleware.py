@@ -88,7 +88,7 @@ class Edge:
             await self.inner(scope, receive, send_with_id)
         finally:
             took = (perf_counter() - started) * 1000
-            more = scope.get("trace", "")  # of trace.py, when the live view is on
+            more = scope.get("trace", "")  # of the live view, when it is on
             line = (scope["method"][:MAX_PATH], path, status, took)
             if not quiet:
                 logger.info("%s %s %d %.1f ms%s", *line, more, extra={"call": line})

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote
 
@@ -32,6 +33,8 @@ MANY_MACHINES = {"FLY_APP_NAME": "Fly", "VERCEL": "Vercel"} | dict.fromkeys(
     ("K_SERVICE", "CLOUD_RUN_JOB"), "Cloud Run"
 )
 
+# Whoever wants no live view deletes its folder.
+LIVE_VIEW = Path(__file__).with_name("live") / "view.py"
 KNOWN = frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
 
 
@@ -184,6 +187,13 @@ class Settings(BaseSettings):
     def strip(cls, value: Any) -> Any:
         """Values from files and clipboards often end in a newline."""
         return value.strip() if isinstance(value, str) else value
+
+    @field_validator("trace")
+    @classmethod
+    def check_view(cls, value: bool) -> bool:
+        if value and not LIVE_VIEW.exists():
+            raise ValueError("the live view is not here: nutshell/live was deleted")
+        return value
 
     @model_validator(mode="after")
     def check_replica(self) -> Self:

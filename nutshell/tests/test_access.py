@@ -1,17 +1,14 @@
 """Who may call: anybody with the token. While none is set, nobody, or this machine by OPEN_LOCAL."""
 
-import base64
 import re
 
 import httpx
 import pytest
-from fastapi import HTTPException, Request
 from pydantic import SecretStr
 from starlette.types import Receive, Scope, Send
 
 from nutshell.tests import library
 from nutshell.tests.fixtures import assert_problem
-from nutshell.access import check_trace
 from nutshell.settings import settings
 
 TOKEN = "open sesame"
@@ -162,58 +159,6 @@ async def test_unix_socket_without_token_is_forbidden(
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as caller:
         assert_problem(await caller.get("/shelves"), 403)
-
-
-@pytest.mark.parametrize(
-    ("scheme", "given", "expected"),
-    [
-        ("Bearer", TOKEN, None),
-        ("Basic", base64.b64encode(f"any:{TOKEN}".encode()).decode(), None),
-        ("basic", base64.b64encode(f":{TOKEN}".encode()).decode(), None),
-        ("Bearer", "guess", 401),
-        ("Basic", base64.b64encode(b"any:guess").decode(), 401),
-        ("Basic", base64.b64encode(TOKEN.encode()).decode(), 401),
-        ("Basic", "no base64", 401),
-        ("Basic", "\xe9", 401),
-        ("", "", 401),
-    ],
-)
-async def test_trace_takes_the_token_as_a_password_too(
-    token: str, scheme: str, given: str, expected: int | None
-) -> None:
-    """A browser's EventSource can send no header of its own, but repeats a password."""
-    assert await ask_trace(f"{scheme} {given}") == expected
-
-
-async def test_trace_wants_a_local_caller_and_a_token_where_one_is_set(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert await ask_trace("") is None
-    assert await ask_trace("", {"x-forwarded-for": "127.0.0.1"}) == 403
-    monkeypatch.setattr(settings, "open_local", False)
-    assert await ask_trace("") == 403
-    monkeypatch.setattr(settings, "api_token", SecretStr(TOKEN))
-    bearer = f"Bearer {TOKEN}"
-    assert await ask_trace(bearer) is None
-    assert await ask_trace(bearer, {"x-forwarded-for": "127.0.0.1"}) == 403
-
-
-async def ask_trace(authorization: str, more: dict[str, str] | None = None) -> int | None:
-    """The status with which the live view refuses, if it does."""
-    headers = {"host": "127.0.0.1", "authorization": authorization} | (more or {})
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": "/trace",
-        "query_string": b"",
-        "server": ("127.0.0.1", 8000),
-        "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
-    }
-    try:
-        check_trace(Request(scope))
-    except HTTPException as refusal:
-        return refusal.status_code
-    return None
 
 
 async def test_each_of_several_tokens_is_accepted(

@@ -185,9 +185,7 @@ async def test_full_database_is_named_with_the_connections_wanted(
         assert_problem(await caller.get("/readyz"), 503)
     for record in caplog.records:
         wanted = 2 * settings.pool_size + 1
-        assert (
-            f"refuses more connections. Each process opens up to {wanted}" in record.getMessage()
-        )
+        assert f"refuses more connections. Each process opens up to {wanted}" in record.getMessage()
     assert len(caplog.records) == 2
     await pools.dispose()
     postgres.execute("DROP ROLE one")

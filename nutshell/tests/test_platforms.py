@@ -124,8 +124,7 @@ def test_platform_releases_serves_rolls_back_and_stops(
     for tree in (first, second):
         if platform.ignores:
             leave_out(tree, platform.ignores)
-            assert not (tree / "tests").exists()
-            assert not (tree / "nutshell/tests").exists()
+            assert not list(tree.rglob("tests"))
     variables: Variables = platform.variables | {"DATABASE_URL": database, "API_TOKEN": TOKEN}
 
     def release(tree: Path) -> str:

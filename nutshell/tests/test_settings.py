@@ -140,7 +140,10 @@ def test_token_that_may_read_and_write_ends_the_start(monkeypatch: pytest.Monkey
     monkeypatch.setenv("API_READ_TOKEN", "three, two")
     with pytest.raises(SystemExit) as stop:
         read_settings()
-    assert str(stop.value) == "API_READ_TOKEN: one of its tokens is in API_TOKEN too, which allows writing"
+    assert (
+        str(stop.value)
+        == "API_READ_TOKEN: one of its tokens is in API_TOKEN too, which allows writing"
+    )
 
 
 @pytest.mark.parametrize("name", ["FLY_APP_NAME", "K_SERVICE", "CLOUD_RUN_JOB", "VERCEL"])

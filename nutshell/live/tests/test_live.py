@@ -6,6 +6,7 @@ import logging
 import re
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from typing import Annotated, Any, cast
 
 import httpx
@@ -19,9 +20,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from nutshell.tests import library
 from nutshell.tests.fixtures import Pools, create
-from nutshell import database, engines, live
+from nutshell import database, engines
 from nutshell.app import create_app
 from nutshell.database import SessionDep, SnapshotDep
+from nutshell.live import observer, view
 from nutshell.settings import settings
 from nutshell.tests.library import Book, Shelf
 
@@ -32,14 +34,14 @@ def app(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
     app = create_app("Library", summary="Watched.")
     app.router.routes.extend(library.app.router.routes)
     yield app
-    event.remove(Session, "after_begin", live.count_session)
-    logging.getLogger("nutshell").removeHandler(live.log_handler)
-    live.recent.clear()
-    live.called.clear()
+    event.remove(Session, "after_begin", observer.count_session)
+    logging.getLogger("nutshell").removeHandler(observer.log_handler)
+    view.recent.clear()
+    view.called.clear()
 
 
 def newest() -> dict[str, Any]:
-    return live.recent[-1]
+    return view.recent[-1]
 
 
 def kinds() -> list[str]:
@@ -114,7 +116,7 @@ async def test_first_call_of_a_route_and_a_replay_are_named(client: httpx.AsyncC
         await client.post("/books", json={"title": "Card"}, headers={"idempotency-key": name})
         assert warnings() == ""
         assert kinds().count("commit") == 1
-    first, replay, second = [" ".join(shown["notes"]) for shown in live.recent]
+    first, replay, second = [" ".join(shown["notes"]) for shown in view.recent]
     assert "first call of its route" in first
     assert "Replayed from its key" in replay
     assert second == ""
@@ -163,7 +165,7 @@ async def test_mistakes_are_put_into_words(client: httpx.AsyncClient, app: FastA
 
     for method, path, words in [
         ("POST", "/by-halves", "2 COMMITs"),
-        ("GET", "/one-by-one", "ran 5 times (N+1), from nutshell/tests/test_live.py:"),
+        ("GET", "/one-by-one", "ran 5 times (N+1), from nutshell/live/tests/test_live.py:"),
         ("GET", "/outliving", "outlived its response"),
         ("GET", "/two", "2 sessions"),
     ]:
@@ -281,26 +283,50 @@ async def test_waiting_for_a_connection_is_seen(
     body = {"title": "Card"} if method == "PATCH" else None
     call = asyncio.create_task(client.request(method, path, json=body))
     async with asyncio.timeout(10):
-        while not any(t.of("wait") for t in live.running.values()):  # noqa: ASYNC110 (no event)
+        while not any(t.of("wait") for t in view.running.values()):  # noqa: ASYNC110 (no event)
             await asyncio.sleep(0)
     await asyncio.sleep(0.02)
-    (trace,) = live.running.values()
+    (trace,) = view.running.values()
     assert [span.kind for span in trace.spans] == ["session", "wait"]
     assert trace.spans[1].end is None
     for _ in range(queue.size):
         queue.free.release()
     await call
-    assert not live.running
+    assert not view.running
     assert only("wait")["end"] - only("wait")["start"] > 10
     # On SQLite more connections would not help: there is one writer.
     one_writer = pools.writer.engine.dialect.name == "sqlite" and pool == "writer"
     assert ("one writer at a time" if one_writer else "POOL_SIZE") in warnings()
 
 
+async def test_session_without_a_slot_is_seen_while_it_waits(
+    client: httpx.AsyncClient, app: FastAPI, pools: Pools
+) -> None:
+    @app.get("/beside-the-queue")
+    async def connect_beside_the_queue() -> None:
+        async with pools.writer.engine.connect():
+            pass
+
+    async with AsyncExitStack() as stack:
+        for _ in range(pools.writer.size):
+            await stack.enter_async_context(pools.writer.engine.connect())
+        call = asyncio.create_task(client.get("/beside-the-queue"))
+        async with asyncio.timeout(10):
+            while not any(t.of("connect") for t in view.running.values()):  # noqa: ASYNC110 (no event)
+                await asyncio.sleep(0)
+        (trace,) = view.running.values()
+        assert [span.kind for span in trace.spans] == ["session", "connect"]
+        assert trace.spans[1].end is None
+    assert (await call).status_code == 200
+    assert kinds() == ["session", "connect", "sent"]
+    assert only("session")["text"] == "writes"
+    assert only("connect")["end"] <= only("session")["end"] <= only("sent")["start"]
+
+
 @pytest.fixture
 def stream() -> Iterator[AsyncIterator[Any]]:
-    yield live.stream_events()
-    live.stopping = False
+    yield view.stream_events()
+    view.stopping = False
 
 
 async def test_stream_tells_of_recent_and_new_requests_and_ends(
@@ -313,7 +339,7 @@ async def test_stream_tells_of_recent_and_new_requests_and_ends(
     new = await anext(stream)
     assert (new.event, new.data["path"], new.data["done"]) == ("request", "/shelves", True)
     assert json.dumps(new.data)
-    live.stopping = True
+    view.stopping = True
     async with asyncio.timeout(10):
         assert [event async for event in stream] == []
 
@@ -345,7 +371,7 @@ async def test_stream_shows_a_slow_request_while_it_is_under_way(
 
 
 async def test_pools_are_full_before_the_first_request(app: FastAPI, pools: Pools) -> None:
-    await live.open_connections()
+    await view.open_connections()
     for pool in (pools.reader, pools.writer):
         assert cast(QueuePool, pool.engine.sync_engine.pool).checkedin() == pool.size
 
@@ -353,18 +379,18 @@ async def test_pools_are_full_before_the_first_request(app: FastAPI, pools: Pool
 async def test_process_that_stops_ends_the_streams(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "stopping", False)
+    monkeypatch.setattr(view, "stopping", False)
     told: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in before:
         signal.signal(number, lambda number, _: told.append(number))
     try:
-        async with live.lifespan(app):
+        async with view.lifespan(app):
             signal.raise_signal(signal.SIGTERM)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    assert live.stopping
+    assert view.stopping
     assert told == [signal.SIGTERM]
 
 

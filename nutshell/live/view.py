@@ -1,42 +1,38 @@
 """The live view of every request's session: `TRACE=1`, then http://127.0.0.1:8000/trace.
 
 It is for learning, on one's own machine, because it shows what callers send. Without TRACE this
-module is not even imported.
+folder is not even imported, and nothing else needs it.
 """
 
 import asyncio
-import logging
+import base64
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter, time_ns
-from typing import Any, cast
+from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
-from sqlalchemy.pool import QueuePool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nutshell import database
-from nutshell.engines import Pool
-from nutshell.trace import Trace, readable
+from nutshell import access, database
+from nutshell.live.observer import current, observe_database, observe_log
+from nutshell.live.trace import Trace
+from nutshell.settings import settings
 
-PAGE = Path(__file__).with_name("live.html")
+PAGE = Path(__file__).with_name("page.html")
 SHOWN = 200  # recent requests that a newly opened page shows
 TICK = 0.1  # seconds; what takes longer is shown while it is under way
 
 STARTED = time_ns()  # tells a page when it talks to another process
 
-current: ContextVar[Trace | None] = ContextVar("trace", default=None)
 running: dict[int, Trace] = {}
 recent: deque[dict[str, Any]] = deque(maxlen=SHOWN)
 listeners: set[asyncio.Queue[dict[str, Any]]] = set()
@@ -94,115 +90,6 @@ class TraceRequests:
                     listener.put_nowait(shown)
 
 
-def watch_pool(name: str, pool: Pool, *, autocommits: bool) -> None:
-    """Notes what the pool and its engine do for the request under way."""
-    engine = pool.engine.sync_engine
-    queue = cast(QueuePool, engine.pool)
-    connect, slot = queue.connect, pool.slot
-
-    @asynccontextmanager
-    async def timed_slot() -> AsyncIterator[None]:
-        if (trace := current.get()) is None:
-            async with slot():
-                yield
-            return
-        session = trace.open("session", text=name)
-        wait = trace.open("wait", text=name, failed=True) if pool.free.locked() else None
-        try:
-            async with slot():
-                if wait is not None:
-                    trace.shut(wait)
-                    wait.failed = False
-                yield
-        finally:
-            trace.finish()
-            trace.shut(wait)
-            trace.shut(session)
-
-    def timed_connect() -> Any:
-        # SQLAlchemy has an event for a connection given, and none for one asked for.
-        if (trace := current.get()) is None:
-            return connect()
-        if not any(span.text == name and span.end is None for span in trace.of("session")):
-            trace.strays[name] = trace.open("session", text=name)
-        trace.begin("connect", text=name)
-        try:
-            return connect()
-        finally:
-            trace.finish()
-
-    pool.slot = timed_slot  # type: ignore[method-assign]
-    queue.connect = timed_connect  # type: ignore[method-assign]
-
-    def listen(event_name: str, function: Callable[..., None]) -> None:
-        event.listen(engine, event_name, function)
-
-    def before(_: Any, cursor: Any, statement: str, parameters: Any, *more: Any) -> None:
-        if trace := current.get():
-            kind = "begin" if statement.startswith("BEGIN") else "sql"
-            trace.begin(kind, text=statement, parameters=readable(parameters))
-
-    def after(_: Any, cursor: Any, *more: Any) -> None:
-        if (trace := current.get()) and trace.step:
-            # SQLite counts no rows that it only reads; the adapter has fetched them already.
-            read = len(getattr(cursor, "_rows", ()))
-            trace.step.rows = cursor.rowcount if cursor.rowcount >= 0 else read
-            trace.finish()
-
-    def failed(_: Any) -> None:
-        if (trace := current.get()) and trace.step:
-            trace.step.failed = True
-            trace.finish()
-
-    def mark(kind: str) -> Callable[..., None]:
-        def step(connection: Connection) -> None:
-            # A connection that autocommits has another isolation only while a snapshot lasts.
-            transacts = not autocommits or "isolation_level" in connection.get_execution_options()
-            if transacts and (trace := current.get()):
-                trace.begin(kind)
-
-        return step
-
-    def opened(*_: Any) -> None:
-        if (trace := current.get()) and trace.step:
-            trace.step.opened = True
-
-    def back(*_: Any) -> None:
-        if trace := current.get():
-            trace.finish()
-            trace.shut(trace.strays.pop(name, None))
-
-    listen("before_cursor_execute", before)
-    listen("after_cursor_execute", after)
-    listen("handle_error", failed)
-    listen("connect", opened)
-    listen("checkin", back)
-    listen("commit", mark("commit"))
-    listen("rollback", mark("rollback"))
-    if engine.dialect.name != "sqlite":  # there it is a statement: see engines.py
-        listen("begin", mark("begin"))
-
-
-def count_session(session: Session, _: Any, connection: Any) -> None:
-    # A session on a connection that is out already takes none: see idempotency.py.
-    if (trace := current.get()) and isinstance(session.bind, Engine):
-        trace.sessions.add(session.hash_key)
-
-
-class LogHandler(logging.Handler):
-    """Shows with a request what the log says of it: why it got a 500 or a 503."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if trace := current.get():
-            words = record.getMessage()
-            if record.exc_info and (error := record.exc_info[1]):
-                words = f"{type(error).__name__}: {error}"
-            trace.log.append(words)
-
-
-log_handler = LogHandler(logging.WARNING)
-
-
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Ends the pages' streams when the process is told to stop, because it waits for them."""
@@ -234,7 +121,28 @@ async def open_connections() -> None:
                     await stack.enter_async_context(pool.engine.connect())
 
 
-router = APIRouter(include_in_schema=False, lifespan=lifespan)
+async def check_access(request: Request) -> None:
+    """Lets in local calls alone, and where a token is set, only with it.
+
+    It takes a token as a password too: a browser asks for it, and an EventSource cannot send a
+    header of its own.
+    """
+    if not access.is_local(request):
+        raise HTTPException(403, "The trace is for local calls only.")
+    tokens = (settings.api_token, settings.api_read_token)
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if not any(tokens) or scheme.lower() == "bearer":
+        access.check_access(request)
+        return
+    password = ""
+    with suppress(ValueError):  # not base64
+        password = base64.b64decode(given).decode("latin-1").partition(":")[2]
+    if scheme.lower() != "basic" or not any(access.is_among(each, password) for each in tokens):
+        headers = {"WWW-Authenticate": 'Basic realm="The password is the API_TOKEN"'}
+        raise HTTPException(401, "Give the token as the password, for any user.", headers)
+
+
+router = APIRouter(include_in_schema=False, dependencies=[Depends(check_access)], lifespan=lifespan)
 
 
 @router.get("/trace")
@@ -272,15 +180,9 @@ async def stream_events() -> AsyncIterator[ServerSentEvent]:
         listeners.discard(queue)
 
 
-def watch(app: FastAPI, check: Callable[[Request], None]) -> None:
-    """Adds the view to the app, for the callers that `check` lets pass."""
-
-    async def check_access(request: Request) -> None:
-        check(request)
-
+def watch(app: FastAPI) -> None:
+    """Adds the view to the app."""
     app.add_middleware(TraceRequests)
-    app.include_router(router, dependencies=[Depends(check_access)])
-    watch_pool("reads", database.reader, autocommits=True)
-    watch_pool("writes", database.writer, autocommits=False)
-    event.listen(Session, "after_begin", count_session)
-    logging.getLogger("nutshell").addHandler(log_handler)
+    app.include_router(router)
+    observe_database()
+    observe_log()

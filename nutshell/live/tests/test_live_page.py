@@ -1,4 +1,4 @@
-"""The live view, in a real browser; and the documentation page, which must work offline."""
+"""The live view, in a real browser."""
 
 import asyncio
 import json
@@ -7,14 +7,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import cast
 
 import httpx
 import pytest
 from sqlalchemy import URL
 
 from nutshell import database
+from nutshell.engines import ObservedPool
 from nutshell.tests.browser import CHROMIUM, Locator, Page, opened
 from nutshell.tests.service import BEARER, TOKEN, Service, Variables, copy_library, migrate
 
@@ -24,6 +26,7 @@ import asyncio
 
 from fastapi import Depends
 from nutshell import database
+from nutshell.engines import ObservedPool
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 @app.post("/forgetful")
@@ -72,10 +75,10 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium i
 
 
 def test_without_trace_nothing_listens() -> None:
-    for engine in (database.reader.engine.sync_engine, database.writer.engine.sync_engine):
+    for pool in (database.reader, database.writer):
         for name in ("commit", "rollback"):
-            assert not list(getattr(engine.dispatch, name))
-    assert "connect" not in vars(database.writer.engine.sync_engine.pool)
+            assert not list(getattr(pool.engine.sync_engine.dispatch, name))
+        assert pool.observer is cast(ObservedPool, pool.engine.pool).observer is nullcontext
 
 
 async def test_without_trace_there_is_no_view(client: httpx.AsyncClient) -> None:
@@ -101,6 +104,13 @@ def service(tree: Path, empty_url: URL) -> Iterator[Service]:
     variables: Variables = {"DATABASE_URL": empty_url, "API_TOKEN": TOKEN, "TRACE": 1}
     with Service(variables, tree=tree) as service:
         yield service
+
+
+@pytest.mark.slow
+def test_start_says_where_the_view_is(service: Service) -> None:
+    url = service.url
+    words = f"Listening on {url}, documentation {url}/docs, live view {url}/trace"
+    assert words in service.log.read_text()
 
 
 @pytest.fixture
@@ -457,31 +467,3 @@ def test_events_can_be_followed_with_curl(service: Service) -> None:
         else:
             raise AssertionError("the stream ended without the request")
         curl.terminate()
-
-
-@pytest.mark.slow
-@needs_browser
-def test_docs_work_offline(tmp_path: Path) -> None:
-    variables: Variables = {"DATABASE_URL": f"sqlite:///{tmp_path}/test.db", "API_TOKEN": TOKEN}
-    with Service(variables) as service, opened() as page:
-        page.goto(f"{service.url}/docs")
-        page.get_by_role("button", name="Authorize").first.click()
-        page.locator(".auth-container input").fill(TOKEN)
-        page.locator(".auth-btn-wrapper button", has_text="Authorize").click()
-        page.locator(".auth-btn-wrapper button", has_text="Close").click()
-        # Each with its example as it stands.
-        for tag, name in (
-            ("shelves", "create_shelf"),
-            ("books", "create_book"),
-            ("books", "create_books"),
-            ("books", "update_book"),  # of the row with the id 1
-        ):
-            operation = page.locator(f"#operations-{tag}-{name}")
-            operation.locator(".opblock-summary-control").click()
-            operation.locator("button.execute").click()
-            status = operation.locator(".live-responses-table .response-col_status")
-            status = status.filter(has_text=re.compile(r"\d{3}")).first
-            status.wait_for()
-            expected = "200" if name == "update_book" else "201"
-            assert status.inner_text().split()[0] == expected, (name, operation.inner_text())
-        assert urlsplit(page.url).hostname == "127.0.0.1"

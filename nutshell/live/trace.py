@@ -15,10 +15,10 @@ from greenlet import getcurrent  # type: ignore[import-untyped]
 
 from nutshell import database
 
-MACHINERY = Path(__file__).parent
+MACHINERY = Path(__file__).parents[1]
 ROOT = MACHINERY.parent
 # On the way from the program to the database.
-PASSED_BY = [str(MACHINERY / name) for name in ("trace.py", "live.py", "engines.py")]
+PASSED_BY = [str(MACHINERY / name) for name in ("live/trace.py", "live/observer.py", "engines.py")]
 LONG = 300  # letters of one parameter
 SAME = 3  # times that the same SELECT is run before it looks like an N+1
 CLOCK = (time() - perf_counter()) * 1000  # ms from perf_counter's zero to that of Unix time
