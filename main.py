@@ -39,7 +39,7 @@ from nutshell.app import create_app
 from nutshell.conditional import IfMatchDep
 from nutshell.database import SessionDep
 from nutshell.fields import Id
-from nutshell.paging import Page
+from nutshell.paging import Filter
 from nutshell.routes import ReplyDep
 
 app = create_app(
@@ -112,7 +112,7 @@ LOCK_POST = {"of": Post}  # lock the post's row, but not its author's
 
 @app.get("/users/{user_id}/posts", response_model=list[PostRead])
 async def list_user_posts(
-    user_id: Id, filters: Annotated[Page, Query()], session: SessionDep, reply: ReplyDep
+    user_id: Id, filters: Annotated[Filter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
     """Lists the user's posts in id order."""
     query = filters.select(Post, PostRead).where(col(Post.author_id) == user_id)

@@ -28,7 +28,7 @@ from nutshell.fields import (
     left_out,
     now,
 )
-from nutshell.paging import Page
+from nutshell.paging import Filter
 
 Name = Annotated[Text, MinLen(1), MaxLen(100)]
 Title = Annotated[Text, MinLen(1), MaxLen(200)]
@@ -73,7 +73,7 @@ class UserUpdate(Update[UserRead]):
     bio: Bio = None
 
 
-class UserFilter(Page):
+class UserFilter(Filter):
     sort: Literal["id", "email", "name"] = "id"
     email: Email = left_out(schema_extra={"examples": ["ada@example.com"]})
 
@@ -117,7 +117,7 @@ class PostUpdate(Update[PostReadWithAuthor]):
     body: Body = LEFT_OUT
 
 
-class PostFilter(Page):
+class PostFilter(Filter):
     sort: Literal["id", "author_id"] = "id"
     author_id: Id = LEFT_OUT
 
@@ -171,7 +171,7 @@ class TodoUpdate(Update[TodoRead]):
     owner_id: Reference = LEFT_OUT
 
 
-class TodoFilter(Page):
+class TodoFilter(Filter):
     sort: Literal["id", "due_at", "done", "owner_id"] = "id"
     owner_id: Id = LEFT_OUT
     done: bool = LEFT_OUT
@@ -218,7 +218,7 @@ class ItemUpdate(Update[ItemRead]):
     owner_id: Reference | None = None
 
 
-class ItemFilter(Page):
+class ItemFilter(Filter):
     sort: Literal["id", "name", "owner_id"] = "id"
     owner_id: Id | Literal["null"] = LEFT_OUT
     name: Title = LEFT_OUT

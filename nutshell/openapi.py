@@ -1,4 +1,4 @@
-"""What only documents: routes, errors and headers as `/openapi.json` shows them."""
+"""The OpenAPI document: descriptions of routes, errors and headers."""
 
 from http import HTTPStatus
 from typing import Any, get_origin
@@ -11,29 +11,33 @@ from nutshell.errors import MEDIA_TYPE, Problem
 from nutshell.settings import settings
 
 
-def header(name: str, description: str, **schema: Any) -> dict[str, Any]:
+def describe_header(name: str, description: str, **schema: Any) -> dict[str, Any]:
     schema = {"type": "string"} | schema
     return {"name": name, "in": "header", "description": description, "schema": schema}
 
 
 # RFC 9110, sections 8.8.3 and 13.1.1.
 ENTITY_TAGS = r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'
-# By method. The route reads these headers itself: to declare them to FastAPI costs every call.
+# By method. Routes read these headers themselves, because declaring them to FastAPI costs every call.
 HEADERS = {
-    "GET": header("If-None-Match", "304 when the row still has this `ETag`"),
-    "POST": header(
+    "GET": describe_header("If-None-Match", "answers 304 if the row still has this `ETag`"),
+    "POST": describe_header(
         "Idempotency-Key",
-        "any text of your own: a repeat with it returns the first answer",
+        "any unique string; a retry with the same key returns the first response",
         format="idempotency-key",
     ),
-    "PATCH": header(
-        "If-Match", "change the row only while it has this `ETag`, else 412", pattern=ENTITY_TAGS
+    "PATCH": describe_header(
+        "If-Match",
+        "changes the row only if it still has this `ETag`, else 412",
+        pattern=ENTITY_TAGS,
     ),
-    "DELETE": header(
-        "If-Match", "delete the row only while it has this `ETag`, else 412", pattern=ENTITY_TAGS
+    "DELETE": describe_header(
+        "If-Match",
+        "deletes the row only if it still has this `ETag`, else 412",
+        pattern=ENTITY_TAGS,
     ),
 }
-COUNT = header("Prefer", "`count=exact` asks for `X-Total-Count` (RFC 7240)")
+COUNT = describe_header("Prefer", "`count=exact` requests `X-Total-Count` (RFC 7240)")
 ERRORS = {
     "GET": (),
     "POST": (400, 409, 415),
@@ -44,7 +48,7 @@ EVERY_ERROR = (401, 403, 413, 422, 500, 503)
 
 
 class DocumentedApp(FastAPI):
-    """FastAPI, with what the document's routes refer to."""
+    """FastAPI, with the components that the routes of the document refer to."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -64,7 +68,7 @@ class DocumentedApp(FastAPI):
 
 
 def add_examples(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
-    """Puts the examples of the schemas where clients such as Postman look for them."""
+    """Copies the examples of the schemas to where clients such as Postman look for them."""
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "path":
             parameter.setdefault("example", 1)
@@ -80,12 +84,12 @@ def add_examples(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route: what the document says of its errors."""
+    """Returns the `responses` of a route that answers with these errors."""
     return {s: {"$ref": f"#/components/responses/{s}"} for s in statuses}
 
 
 def describe_problems(statuses: set[str]) -> dict[str, Any]:
-    """The components of the document to which `documented` refers."""
+    """Returns the components that `documented` refers to."""
     problem_schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas = problem_schema.pop("$defs") | {"Problem": problem_schema}
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -100,7 +104,7 @@ def describe_problems(statuses: set[str]) -> dict[str, Any]:
 
 
 def is_single(route: APIRoute) -> bool:
-    """Whether the route answers with a single row: its response model is a schema, and no list of one."""
+    """Whether the route answers with a single row: its response model is not a list."""
     return route.response_model is not None and get_origin(route.response_model) is None
 
 
@@ -109,22 +113,22 @@ def is_list(route: APIRoute) -> bool:
 
 
 def describe_route(route: APIRoute) -> None:
-    """Documents what every resource's route does, from its method, its path and its response model."""
+    """Documents the behaviour of ResourceRoute, by method, path and response model."""
     (method,) = route.methods or {"GET"}
     responses = documented(*EVERY_ERROR, *ERRORS[method])
     if "{" in route.path:
         responses |= documented(404)
     answered = {}
     if is_single(route) or is_list(route):
-        answered["ETag"] = "of this answer, for `If-Match` and `If-None-Match`"
+        answered["ETag"] = "of this response, for `If-Match` and `If-None-Match`"
     if is_list(route):
         answered |= {
-            "Link": 'the URL of the next page, with `rel="next"`, if there is one',
-            "X-Total-Count": "rows in all pages, if `Prefer: count=exact` was sent",
-            "Preference-Applied": "`count=exact`, if it was sent",
+            "Link": 'the URL of the next page, as `rel="next"`, if one follows',
+            "X-Total-Count": "rows in all pages, with `Prefer: count=exact`",
+            "Preference-Applied": "`count=exact`, with `Prefer: count=exact`",
         }
     if method == "GET" and answered:
-        responses[304] = {"description": "the answer is still the one with this `ETag`"}
+        responses[304] = {"description": "the response still has this `ETag`"}
     elif method == "POST" and is_single(route):
         answered["Location"] = "the path of the row"
     if answered:

@@ -38,7 +38,7 @@ from nutshell.fields import (
 COMPARABLE: dict[type, Any] = {str: Text, int: Whole, datetime: Instant, date: Day}
 
 
-class Page(BaseModel):
+class Filter(BaseModel):
     """The query parameters of every list. Filter schemas inherit from it and add their own.
 
     They also declare the columns to sort by, each of which needs an index:
@@ -116,8 +116,8 @@ class Page(BaseModel):
         if self.cursor is not None and (self.sort == "id" or self.offset):
             raise self.refuse_cursor()
         if self.sort == "id":
-            page = by_id.where(beyond(key, self.after)) if self.after else by_id
-            return [page.offset(self.offset or None)]
+            following = by_id.where(beyond(key, self.after)) if self.after else by_id
+            return [following.offset(self.offset or None)]
         if self.offset:  # skipped rows are read anyway
             by_value = query.order_by(
                 column.desc().nulls_first() if descending else column.nulls_last()

@@ -22,7 +22,7 @@ from nutshell.conditional import STREAMS, tag_answer
 from nutshell.database import take_snapshot
 from nutshell.idempotency import run_once
 from nutshell.openapi import describe_route, is_list, is_single
-from nutshell.paging import Page
+from nutshell.paging import Filter
 
 # PATCH has the semantics of a merge patch (RFC 7396). Other JSON types, such as JSON Patch, differ.
 JSON_TYPES = ("application/json", "application/merge-patch+json")
@@ -120,7 +120,7 @@ class Reply:
         self,
         session: AsyncSession,
         query: Select[Any],
-        filters: Page,
+        filters: Filter,
         parent: tuple[type[SQLModel], int] | None = None,
     ) -> Sequence[Any]:
         """Fetches a page of the query, and sets `Link` if another page follows (RFC 8288).

@@ -27,7 +27,7 @@ schemathesis.openapi.format("idn-email", strategies.emails().filter(is_deliverab
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if case.meta is not None and case.meta.generation.mode.is_positive:
-        # JSON Schema has no words for these rules either. See Page.
+        # JSON Schema has no words for these rules either. See Filter.
         if isinstance(case.query, dict):
             case.query.pop("cursor", None)  # only the service can make one
             if case.query.get("sort", "id") != "id":

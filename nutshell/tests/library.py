@@ -33,7 +33,7 @@ from nutshell.fields import (
     example,
 )
 from nutshell.idempotency import KEYS
-from nutshell.paging import Page
+from nutshell.paging import Filter
 from nutshell.routes import ReplyDep
 
 Label = Annotated[Text, MinLen(1), MaxLen(100)]
@@ -75,7 +75,7 @@ class ShelfUpdate(Update[ShelfRead]):
     place: Label | None = None
 
 
-class ShelfFilter(Page):
+class ShelfFilter(Filter):
     width: WholeQuery = LEFT_OUT
 
 
@@ -119,7 +119,7 @@ class BookUpdate(Update[BookRead]):
     shelf_id: Reference | None = None
 
 
-class BookFilter(Page):
+class BookFilter(Filter):
     sort: Literal["id", "shelf_id", "title"] = "id"
     shelf_id: Id = LEFT_OUT
     title: Label = LEFT_OUT

@@ -39,7 +39,7 @@ from nutshell.fields import (
     Update,
     Whole,
 )
-from nutshell.paging import Page
+from nutshell.paging import Filter
 from nutshell.routes import ReplyDep
 from nutshell.tests.postgres import Postgres
 
@@ -99,7 +99,7 @@ async def samples(url: URL, extra: FastAPI, pools: Pools) -> AsyncIterator[str]:
 
     @extra.get("/samples", response_model=list[SampleRead])
     async def list_samples(
-        filters: Annotated[Page, Query()], session: SessionDep, reply: ReplyDep
+        filters: Annotated[Filter, Query()], session: SessionDep, reply: ReplyDep
     ) -> Sequence[Any]:
         return await reply.page(session, filters.select(Sample, SampleRead), filters)
 

@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from nutshell.tests.fixtures import Pools, Wire, assert_problem, create
 from nutshell.database import SessionDep, SnapshotDep
 from nutshell.fields import Id
-from nutshell.paging import Page
+from nutshell.paging import Filter
 from nutshell.routes import ReplyDep
 from nutshell.tests.library import Book, BookFilter, BookRead, Shelf
 
@@ -181,7 +181,7 @@ async def test_list_below_a_parent_is_one_statement_unless_it_is_empty(
     async def list_books_of_shelf(
         shelf_id: Id, session: SessionDep, reply: ReplyDep
     ) -> Sequence[Any]:
-        filters = Page()
+        filters = Filter()
         query = filters.select(Book, BookRead).where(Book.shelf_id == shelf_id)
         return await reply.page(session, query, filters, parent=(Shelf, shelf_id))
 
