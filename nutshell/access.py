@@ -1,4 +1,4 @@
-"""Who may call: whoever has a token. When none is set, nobody, or this machine by OPEN_LOCAL."""
+"""Access control: by token, or with OPEN_LOCAL for callers on this machine."""
 
 import secrets
 from ipaddress import IPv6Address, ip_address
@@ -9,16 +9,16 @@ from pydantic import SecretStr
 from nutshell.database import SAFE_METHODS
 from nutshell.settings import settings
 
-# What the OpenAPI document says of it.
+# As the OpenAPI document describes it.
 SECURITY_SCHEMES = {"HTTPBearer": {"type": "http", "scheme": "bearer"}}
 
 
 def is_local(request: Request) -> bool:
-    """Whether the call was made on this machine, to this machine, and not passed on by a proxy.
+    """Whether the caller is on this machine, and not behind a proxy.
 
-    The server's own address comes from the socket, and nobody can forge it. The client's can be
-    forged. The `Host` must be local too: a page of another site can have its own name lead here
-    (DNS rebinding), and its browser then calls from this machine.
+    The server's own address comes from the socket, so it cannot be forged, unlike the client's. The
+    `Host` must be local too: another site's domain can resolve to this machine (DNS rebinding), and then
+    its pages call from the local browser.
     """
     server, _ = request.scope.get("server") or ("", None)
     name = request.url.hostname or ""
@@ -35,17 +35,17 @@ def is_local(request: Request) -> bool:
 def is_loopback(host: str) -> bool:
     try:
         address = ip_address(host)
-    except ValueError:  # a Unix socket, behind which is a proxy
+    except ValueError:  # a Unix socket, which only proxies use
         return False
-    if isinstance(address, IPv6Address) and address.ipv4_mapped:  # IPv4, on a socket for both
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:  # IPv4 on a dual-stack socket
         address = address.ipv4_mapped
     return address.is_loopback
 
 
 def check_access(request: Request) -> None:
-    """Raises 401 for a wrong token, and 403 for one that may only read.
+    """Raises 401 for a missing or wrong token, and 403 for one that may only read.
 
-    While none is set: 403, but for local calls by OPEN_LOCAL.
+    If no token is configured, raises 403, except for local callers with OPEN_LOCAL.
     """
     if settings.api_token is None and settings.api_read_token is None:
         if not settings.open_local:
@@ -65,7 +65,7 @@ def check_access(request: Request) -> None:
 
 
 def is_among(tokens: SecretStr | None, given: str) -> bool:
-    """Whether it is one of the tokens. How long that takes tells nothing of them."""
+    """Whether it is one of the tokens, compared in constant time."""
     known = tokens.get_secret_value().split(",") if tokens else []
     same = [secrets.compare_digest(given.strip().encode(), token.encode()) for token in known]
     return any(same)

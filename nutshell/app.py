@@ -1,4 +1,4 @@
-"""`create_app`: an app with everything but its resources."""
+"""`create_app`: an app with everything except its resources."""
 
 import asyncio
 import gc
@@ -31,22 +31,22 @@ logger = logging.getLogger(__name__)
 
 
 def create_app(title: str, summary: str, **options: Any) -> FastAPI:
-    """Makes the app: health, documentation, errors, middleware, and the start and the end.
+    """Creates the app, with health checks, documentation, error handlers, middleware and lifespan.
 
-    `options` are FastAPI's own, such as `version` and `license_info`.
-    Routes that are added to it belong to resources: see ResourceRoute.
+    `options` are FastAPI's own, such as `version` and `license_info`. Routes added to the app are resource
+    routes: see ResourceRoute.
     """
     app = DocumentedApp(
         title=title,
         summary=summary,
         lifespan=lifespan,
         exception_handlers=HANDLERS,
-        # Operations have the names of their functions, and so have those of generated clients.
+        # Operation ids, and so the methods of generated clients, are the function names.
         generate_unique_id_function=lambda route: route.name,
         middleware=[Middleware(Edge)],
-        # The log is on stdout. The text of an exception may hold callers' data.
+        # Logs go to stdout. Exception messages may contain callers' data.
         telemetry={"logs": False},
-        redirect_slashes=False,  # a redirect would go to whatever `Host` the caller names
+        redirect_slashes=False,  # redirects would use the caller's `Host`
         docs_url=None,  # see docs.py
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
@@ -69,7 +69,9 @@ def create_app(title: str, summary: str, **options: Any) -> FastAPI:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     introduce()
     if settings.database_url.get_backend_name() == "sqlite":
-        from nutshell.migrate import migrate_sqlite  # and Alembic: see health.py
+        from nutshell.migrate import (
+            migrate_sqlite,
+        )  # imports Alembic, which PostgreSQL does not need
 
         await asyncio.to_thread(migrate_sqlite, "a new file")
     trace_statements()
@@ -83,33 +85,33 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     for chore in chores:
         chore.cancel()
-    await asyncio.wait(chores)  # each may still have a connection to give back
+    await asyncio.wait(chores)  # each may still hold a connection
     for engine in (database.reader.engine, database.writer.engine, health.prober.engine):
         await engine.dispose()
 
 
 def introduce() -> None:
-    """Sets up the log, and tells what `python -m nutshell` has told already if it serves."""
+    """Sets up the log, and describes the service unless `python -m nutshell` has done so."""
     set_up_log()
     if "nutshell.protocol" not in sys.modules:
         logger.info(describe_service())
         logger.warning(
-            "Another server than python -m nutshell: heads of requests have neither its limits nor"
-            " its deadline, and idle connections may close under a router that reuses them."
+            "Not started by python -m nutshell: request heads have no limits and no deadline, and idle"
+            " connections may be closed while a router reuses them."
         )
 
 
 def trace_statements() -> None:
-    """Adds the statements to the traces that FastAPI sends when the environment asks for them."""
+    """Adds SQL statements to FastAPI's OpenTelemetry traces, if the environment enables these."""
     if os.environ.get("FASTAPI_OTEL_AUTO_CONFIGURE", "").lower() == "true":
         try:
             from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
         except ImportError:
             logger.warning(
-                "Traces have no statements: opentelemetry-instrumentation-sqlalchemy is missing."
+                "Traces contain no statements: opentelemetry-instrumentation-sqlalchemy is missing."
             )
             return
-        # It does not name SQLAlchemy 2.1 as supported yet: test_telemetry.py shows that it works.
+        # It does not list SQLAlchemy 2.1 as supported yet; test_telemetry.py shows that it works.
         SQLAlchemyInstrumentor().instrument(
             skip_dep_check=True,
             engines=[pool.engine.sync_engine for pool in (database.reader, database.writer)],
@@ -117,13 +119,13 @@ def trace_statements() -> None:
 
 
 def let_interrupts_finish_requests() -> None:
-    # To uvicorn a second SIGINT means: drop the requests in flight. A second SIGTERM does not.
+    # On a second SIGINT, uvicorn aborts the requests in progress. On a second SIGTERM it does not.
     if callable(stop := signal.getsignal(signal.SIGTERM)):
         signal.signal(signal.SIGINT, lambda _, frame: stop(signal.SIGTERM, frame))
 
 
 def follow_parent() -> None:
-    """Stops a worker whose supervisor was killed: it would hold the port, and nobody could stop it."""
+    """Stops a worker whose supervisor was killed. Otherwise it would keep the port."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -136,8 +138,8 @@ def follow_parent() -> None:
 
 
 def spare_the_garbage_collector() -> None:
-    # What is loaded by now stays, and hardly a request leaves cycles behind. So the collector need
-    # not look so often: lab/bench/results.md has the gain.
+    # Everything loaded by now stays alive, and requests create few reference cycles, so the collector
+    # can run less often. lab/bench/results.md has the gain.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000)

@@ -1,4 +1,4 @@
-"""Two engines with a pool each: one reads on autocommit, the other writes in transactions."""
+"""Two engines, each with a pool: one reads in autocommit, the other writes in transactions."""
 
 import asyncio
 import os
@@ -22,24 +22,24 @@ from nutshell.guards import follow_change
 from nutshell.sqlite import begin_immediate, on_long, prepare_engine
 
 WAIT = 4  # seconds that a request waits for a connection
-HOLD = 4  # seconds that it may keep one
-# Another HOLD, for work after the answer.
+HOLD = 4  # seconds that it may hold one
+# Overrides HOLD for background work.
 longest_hold: ContextVar[float] = ContextVar("longest_hold")
-CANCEL = 1  # seconds to wait, after those, for the server to cancel the statement
+CANCEL = 1  # seconds to wait for the server to cancel a statement
 
-# libpq takes these from the environment alone: `options` are refused by poolers. Without them a
-# connection has the defaults of the server, the database or the role, and psycopg cannot read all of
-# what they write: no day of the year 1 in another time zone, no date in the German style.
+# These override the defaults of the server, database and role, with which psycopg cannot read every
+# value: year 1 in another time zone, dates in the German style. libpq takes them from the environment;
+# poolers refuse startup `options`.
 os.environ.update(PGTZ="UTC", PGDATESTYLE="ISO")
 POSTGRESQL = {
     "client_encoding": "utf8",
     "connect_timeout": WAIT,
-    # Behind a firewall a connection can be gone without a word. Half a minute of silence, and the
-    # kernel closes it, so that no request has to find out.
+    # A firewall may drop a connection silently. The kernel notices within half a minute, before a
+    # request has to.
     "keepalives_idle": 15,
     "keepalives_interval": 5,
     "keepalives_count": 3,
-    # Prepared statements break behind proxies that pool by transaction.
+    # Prepared statements fail behind poolers in transaction mode.
     "prepare_threshold": None,
 }
 
@@ -59,22 +59,22 @@ class ObservedPool(AsyncAdaptedQueuePool):
 
 
 class Pool:
-    """An engine, and the queue of the requests that wait for one of its connections."""
+    """An engine, and the queue of requests that wait for one of its connections."""
 
     def __init__(self, engine: AsyncEngine, size: int, spare: int = 0) -> None:
         self.engine = engine
         self.size = size
-        self.spare = spare  # connections beyond those, for long statements
-        # SQLAlchemy's pool hands a connection to whoever asks next, however long others have
-        # waited (its issue 7679). A semaphore serves them in the order of asking.
+        self.spare = spare  # additional connections, for long statements
+        # SQLAlchemy's pool is not fair: a new request may overtake those that wait (issue 7679). A
+        # semaphore serves them in order.
         self.free = asyncio.Semaphore(size)
         self.observer: Observer = nullcontext
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Lets in as many requests at a time as there are connections.
+        """Admits as many requests at a time as there are connections, in the order of arrival.
 
-        Raises SQLAlchemy's TimeoutError after four seconds: every connection stayed busy.
+        Raises SQLAlchemy's TimeoutError after four seconds.
         """
         with self.observer("slot"):
             if self.free.locked():
@@ -94,12 +94,13 @@ class Pool:
                 slot.give_back()
 
     async def begin_snapshot(self, session: AsyncSession) -> None:
-        """Begins a transaction in which every statement sees the same moment."""
+        """Begins a read-only transaction in which every statement sees the same moment."""
         if self.engine.dialect.name == "postgresql":
             options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
             await session.connection(execution_options=options)
         else:
-            # Any isolation but autocommit makes SQLAlchemy roll back; nothing makes the driver begin.
+            # With this level SQLAlchemy rolls back at the end. BEGIN has to be sent, because the driver
+            # does not.
             options = {"isolation_level": "SERIALIZABLE"}
             connection = await session.connection(execution_options=options)
             await connection.exec_driver_sql("BEGIN")
@@ -113,7 +114,7 @@ class Slot:
         self.held = True
 
     def lend(self) -> None:
-        """Lets the next request in while a statement of this one takes long, on a spare connection."""
+        """Moves a request with a long statement to a spare connection, and admits the next request."""
         if self.held and self.pool.spare:
             self.held = False
             self.pool.spare -= 1
@@ -128,12 +129,12 @@ class Slot:
 
 
 def make_pools(url: URL, size: int, read_url: URL | None = None) -> tuple[Pool, Pool]:
-    """Makes the reader and the writer. They connect on first use."""
-    # Connections to a file are cheap: long searches have some of their own.
+    """Creates the reader and the writer. They connect on first use."""
+    # Connections to a file are cheap, so long searches get additional ones.
     spare = 3 * size if url.get_backend_name() == "sqlite" else 0
     reader = make_engine(read_url or url, size + spare, autocommit=True)
-    # SQLite has one write lock. With one connection the writers queue here, in order, and do not
-    # fight for the lock.
+    # SQLite has one write lock. With one connection, writers queue here in order instead of competing
+    # for the lock.
     writer_size = 1 if url.get_backend_name() == "sqlite" else size
     writer = make_engine(url, writer_size)
     event.listen(writer.sync_engine, "before_cursor_execute", follow_change)
@@ -148,14 +149,14 @@ def make_engine(url: URL, size: int, *, autocommit: bool = False) -> AsyncEngine
         "pool_size": size,
         "max_overflow": 0,
         "pool_timeout": WAIT,
-        "hide_parameters": True,  # errors are logged, and callers' data must not be
+        "hide_parameters": True,  # the log must not contain callers' data
     }
     if autocommit:
-        # A single statement needs no transaction. Without one it takes one round trip, not three.
+        # A single statement needs no transaction, and takes one round trip instead of three.
         options |= {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
     if url.get_backend_name() == "sqlite":
-        # The driver must not begin transactions by itself: it begins them too late. mode=rw makes
-        # no new file when the service's own is gone.
+        # The driver must not begin transactions by itself, because it does so too late. mode=rw prevents
+        # a new file when the service's own is missing.
         options["connect_args"] = {"isolation_level": None, "timeout": WAIT}
         file = URL.create(
             "sqlite+aiosqlite",
@@ -163,7 +164,7 @@ def make_engine(url: URL, size: int, *, autocommit: bool = False) -> AsyncEngine
             query={"mode": "rw", "uri": "true"},
         )
         engine = create_async_engine(file, **options)
-        # A statement may wait for another to end, as a request for a connection.
+        # A long statement may first wait for others.
         prepare_engine(engine, url.database, lambda: WAIT + longest_hold.get(HOLD))
         return engine
     options["connect_args"] = POSTGRESQL
@@ -176,9 +177,9 @@ def make_engine(url: URL, size: int, *, autocommit: bool = False) -> AsyncEngine
 
 
 def check_connection(connection: Any, _: object, __: object) -> None:
-    """Leaves a connection that the server has closed, by a restart or because nobody used it.
+    """Discards a connection that the server has closed, so that the pool opens another.
 
-    The pool then makes another. Nothing is asked: bytes on an idle line mean that it ends.
+    This sends no query: an idle socket is readable only when the server is closing it.
     """
     driver = connection.driver_connection
     if driver.closed:
@@ -190,31 +191,31 @@ def check_connection(connection: Any, _: object, __: object) -> None:
 
 
 def set_deadline(connection: Any, record: Any, _: object) -> None:
-    # A frozen database never answers, and its driver waits for ever.
+    # A frozen server never answers, and the driver has no timeout.
     driver = connection.driver_connection
-    late = asyncio.get_running_loop().call_later(longest_hold.get(HOLD), cut, driver, record)
+    late = asyncio.get_running_loop().call_later(longest_hold.get(HOLD), give_up, driver, record)
     record.record_info["deadline"] = late
 
 
 def clear_deadline(connection: Any, record: Any) -> None:
-    # A connection that could not be made has no deadline.
+    # A failed connection has no deadline.
     if deadline := record.record_info.pop("deadline", None):
         deadline.cancel()
 
 
-def cut(driver: psycopg.AsyncConnection, record: Any) -> None:
-    """Leaves the connection: the driver reports that it is lost, and the caller gets a 503.
+def give_up(driver: psycopg.AsyncConnection, record: Any) -> None:
+    """Closes the connection past its deadline: the driver reports an error, and the caller gets a 503.
 
-    The server is asked to stop only after that. To a commit that waits for a synchronous standby
-    it would answer that it is done, and the standby would not have it.
+    The statement is cancelled only afterwards. The server answers a cancelled commit that waits for a
+    synchronous standby with success, although the standby does not have it.
     """
     hang_up(driver)
-    # The loop itself does not keep its tasks.
+    # The event loop keeps no reference to its tasks.
     record.record_info["cancel"] = asyncio.create_task(cancel(driver))
 
 
 async def cancel(driver: psycopg.AsyncConnection) -> None:
-    """Ends what the server does for the connection, so that its process does not wait on."""
+    """Cancels the statement on the server, whose process would otherwise continue."""
     with suppress(psycopg.Error, OSError):
         await driver.cancel_safe(timeout=CANCEL)
 
@@ -225,7 +226,7 @@ def hang_up(driver: psycopg.AsyncConnection) -> None:
 
 
 def leave_read_only_server(context: ExceptionContext) -> None:
-    # A primary that has become a standby refuses to write. A new connection, to a URL with several
-    # hosts, finds the new primary.
+    # The primary has become a standby. With several hosts in the URL, a new connection finds the new
+    # primary.
     if isinstance(context.original_exception, psycopg.errors.ReadOnlySqlTransaction):
         context.is_disconnect = True

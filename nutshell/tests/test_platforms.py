@@ -151,7 +151,7 @@ def test_platform_releases_serves_rolls_back_and_stops(
         assert log.count("POST /books") == 1, "one line a request"
         assert "Open to callers with a token" in log
         assert "ada@" not in log
-        assert ("Another server than python -m nutshell" in log) is not platform.own
+        assert ("Not started by python -m nutshell" in log) is not platform.own
 
     assert "-> 0001" in release(first)
     with serve(first) as service:
