@@ -33,7 +33,7 @@ MANY_MACHINES = {"FLY_APP_NAME": "Fly", "VERCEL": "Vercel"} | dict.fromkeys(
     ("K_SERVICE", "CLOUD_RUN_JOB"), "Cloud Run"
 )
 
-# Whoever wants no live view deletes its folder.
+# This folder may be deleted.
 LIVE_VIEW = Path(__file__).with_name("live") / "view.py"
 KNOWN = frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
 

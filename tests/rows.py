@@ -1,6 +1,6 @@
 """How to make a valid row of each resource: test_contract.py tries every resource with it.
 
-`number` differs from call to call, for what must be unique. Whoever adds a resource adds it here.
+`number` differs from call to call, for what must be unique. Add a function for each new resource.
 """
 
 from collections.abc import Awaitable, Callable

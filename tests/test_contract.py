@@ -1,6 +1,6 @@
 """What holds for every resource, whatever they are: derived from the app, its document and its tables.
 
-What the machinery does by itself is tested in nutshell/tests. Here is what each route must do for it.
+nutshell/tests tests what the machinery does. This file tests what each route has to do.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote: generated from the OpenAPI document, and caches that go by the headers."""
+"""Clients of others: generated from the OpenAPI document, and caches that follow the headers."""
 
 import json
 import os

@@ -1,1 +1,1 @@
-"""The live view of every request's session. Whoever deletes this folder loses the view, and no more."""
+"""The live view of every request's session. Nothing else needs this folder: it may be deleted."""

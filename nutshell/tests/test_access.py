@@ -1,4 +1,4 @@
-"""Who may call: anybody with the token. While none is set, nobody, or this machine by OPEN_LOCAL."""
+"""Access control: by token, or with OPEN_LOCAL for callers on this machine."""
 
 import re
 

@@ -187,7 +187,7 @@ if multiprocessing.parent_process():
 def test_worker_that_starts_slowly_is_not_killed(
     tree: Path, production: Bin, migrated: URL
 ) -> None:
-    """As on a fraction of a core. uvicorn by itself gives a worker five seconds."""
+    """As on a fraction of a core. uvicorn's default timeout is five seconds."""
     with (tree / "nutshell/settings.py").open("a") as file:
         file.write(SLOW_IMPORT)
     variables: Variables = {"DATABASE_URL": migrated, "WEB_CONCURRENCY": 2}

@@ -1,4 +1,4 @@
-"""`make run`: the service starts anew when its sources change, and applies no migration by itself."""
+"""`make run`: the service restarts when its sources change, and does not apply migrations."""
 
 import os
 import time

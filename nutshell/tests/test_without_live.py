@@ -1,4 +1,4 @@
-"""Whoever deletes the live view's folder loses the view, and no more."""
+"""The live view's folder can be deleted."""
 
 import shutil
 import subprocess
