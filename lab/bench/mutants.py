@@ -18,11 +18,11 @@ from nutshell.tests.service import copy_tree
 
 NUMBER = int(os.environ.get("MUTANTS", "100"))
 SEED = int(os.environ.get("MUTANTS_SEED", "20300131"))
-TESTS = f"{sys.executable} -m pytest -x -q -n 0 nutshell/tests tests"
+TESTS = f"{sys.executable} -m pytest -x -q -n 0 nutshell tests"
 CONFIGURATION = f"""
 [cosmic-ray]
 module-path = ["main.py", "nutshell"]
-excluded-modules = ["nutshell/tests/*.py"]
+excluded-modules = ["nutshell/tests/*.py", "nutshell/live/tests/*.py"]
 timeout = 300.0
 test-command = "{TESTS} -m 'not slow and not soak'"
 
