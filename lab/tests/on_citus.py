@@ -1,4 +1,4 @@
-"""A plugin for pytest, by which the other tests run on a Citus cluster: see test_citus.py."""
+"""Fixtures that replace shared ones, so that the other tests run on a Citus cluster."""
 
 import re
 from collections.abc import Iterator
@@ -7,9 +7,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL
 
-from nutshell.tests import service
 from nutshell.tests.fixtures import Pools, Wire
 from lab.tests.citus import Citus
 
@@ -37,17 +36,10 @@ def distribute(url: URL) -> None:
         connection.execute((OF_THE_LIBRARY if library else OF_THE_SERVICE).encode())
 
 
-migrate = service.migrate
-
-
-def migrate_and_distribute(url: URL | str, tree: Path | None = None) -> None:
-    migrate(url, tree)
-    distribute(make_url(url))
-
-
-def pytest_configure() -> None:
-    """Before the test modules import it."""
-    service.migrate = migrate_and_distribute
+class CitusWire(Wire):
+    def read_log(self) -> str:
+        """Without what the servers of the cluster say to each other."""
+        return re.sub(r"(?m)^\S+ \S+ \S+ \[\d+\] (?i:citus).*\n", "", super().read_log())
 
 
 @pytest.fixture(scope="session")
@@ -62,12 +54,6 @@ def url(url: URL) -> URL:
     if url.get_backend_name() == "postgresql":
         distribute(url)
     return url
-
-
-class CitusWire(Wire):
-    def read_log(self) -> str:
-        """Without what the servers of the cluster say to each other."""
-        return re.sub(r"(?m)^\S+ \S+ \S+ \[\d+\] (?i:citus).*\n", "", super().read_log())
 
 
 @pytest.fixture
