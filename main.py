@@ -1,7 +1,8 @@
 """Nutshell, a REST microservice in a nutshell: users, posts, todos and items over HTTP.
 
-Each request gets its own database session: see nutshell/database.py. A route that changes data
-calls commit() once, after all its other work with the database.
+Each request gets its own database session: see nutshell/database.py. A route that changes data calls
+commit() exactly once, as its last database operation. get_one() answers 404 for an unknown id, and
+if_match.check() answers 412 for an outdated ETag.
 """
 
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ if __name__ == "__main__":
 async def list_users(
     filters: Annotated[UserFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
-    """Lists users. `email` finds the one with that address, whatever its case."""
+    """Lists users. `email` finds the user with that address, ignoring case."""
     query = filters.select(User, UserRead)
     if filters.email is not None:
         query = query.where(col(User.email) == filters.email)
@@ -69,7 +70,7 @@ async def list_users(
 
 @app.post("/users", response_model=UserRead, status_code=201)
 async def create_user(data: UserCreate, session: SessionDep, answer: Response) -> User:
-    """Creates a user. 409 when another one has the `email`, whatever its case."""
+    """Creates a user. 409 if another user has this `email`, ignoring case."""
     user = User.model_validate(data)
     session.add(user)
     await session.commit()
@@ -87,7 +88,7 @@ async def read_user(user_id: Id, session: SessionDep) -> User:
 async def update_user(
     user_id: Id, data: UserUpdate, session: SessionDep, if_match: IfMatchDep
 ) -> User:
-    """Changes the fields given. `bio` may be null. 409 when another user has the `email`."""
+    """Changes only the fields sent. `bio` may be null. 409 if another user has this `email`."""
     user = await session.get_one(User, user_id, with_for_update=True)
     if_match.check(UserRead, user)
     user.sqlmodel_update(data.changes(user))
@@ -97,14 +98,15 @@ async def update_user(
 
 @app.delete("/users/{user_id}", status_code=204)
 async def delete_user(user_id: Id, session: SessionDep, if_match: IfMatchDep) -> None:
-    """Deletes a user, with their posts and todos. Their items stay, without an owner."""
+    """Deletes a user with their posts and todos. Their items are kept, without an owner."""
     user = await session.get_one(User, user_id, with_for_update=True)
     if_match.check(UserRead, user)
     await session.delete(user)
     await session.commit()
 
 
-# Posts. Each is shown with its author, loaded in the same statement and not in one more per post.
+# Posts. Except in a user's own list, a post is shown with its author. A join loads both in one statement,
+# which avoids an extra query per post.
 
 WITH_AUTHOR = joinedload(Post.author, innerjoin=True)
 LOCK_POST = {"of": Post}  # lock the post's row, but not its author's
@@ -121,7 +123,7 @@ async def list_user_posts(
 
 @app.post("/users/{user_id}/posts", response_model=PostReadWithAuthor, status_code=201)
 async def create_post(user_id: Id, data: PostCreate, session: SessionDep, answer: Response) -> Post:
-    """Creates a post of this user. 409 when the user is deleted in the same moment."""
+    """Creates a post by this user. 409 if the user is deleted at the same moment."""
     author = await session.get_one(User, user_id)
     post = Post.model_validate(data, update={"author_id": user_id, "author": author})
     session.add(post)
@@ -151,7 +153,7 @@ async def read_post(post_id: Id, session: SessionDep) -> Post:
 async def update_post(
     post_id: Id, data: PostUpdate, session: SessionDep, if_match: IfMatchDep
 ) -> Post:
-    """Changes the fields given."""
+    """Changes only the fields sent."""
     post = await session.get_one(Post, post_id, options=[WITH_AUTHOR], with_for_update=LOCK_POST)
     if_match.check(PostReadWithAuthor, post)
     post.sqlmodel_update(data.changes(post))
@@ -175,7 +177,7 @@ async def delete_post(post_id: Id, session: SessionDep, if_match: IfMatchDep) ->
 async def list_todos(
     filters: Annotated[TodoFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
-    """Lists todos. `due_before` and `due_after` leave out those without `due_at`."""
+    """Lists todos. With `due_before` or `due_after`, todos without `due_at` are omitted."""
     query = filters.select(Todo, TodoRead)
     if filters.owner_id is not None:
         query = query.where(col(Todo.owner_id) == filters.owner_id)
@@ -192,7 +194,7 @@ async def list_todos(
 
 @app.post("/todos", response_model=TodoRead, status_code=201)
 async def create_todo(data: TodoCreate, session: SessionDep, answer: Response) -> Todo:
-    """Creates a todo. 409 when no user has the id `owner_id`."""
+    """Creates a todo. 409 if there is no user `owner_id`."""
     todo = Todo.model_validate(data)
     session.add(todo)
     await session.commit()
@@ -210,7 +212,7 @@ async def read_todo(todo_id: Id, session: SessionDep) -> Todo:
 async def update_todo(
     todo_id: Id, data: TodoUpdate, session: SessionDep, if_match: IfMatchDep
 ) -> Todo:
-    """Changes the fields given. `due_at` may be null. 409 when no user has the id `owner_id`."""
+    """Changes only the fields sent. `due_at` may be null. 409 if there is no user `owner_id`."""
     todo = await session.get_one(Todo, todo_id, with_for_update=True)
     if_match.check(TodoRead, todo)
     todo.sqlmodel_update(data.changes(todo))
@@ -234,7 +236,7 @@ async def delete_todo(todo_id: Id, session: SessionDep, if_match: IfMatchDep) ->
 async def list_items(
     filters: Annotated[ItemFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
-    """Lists items. `name` is the exact name. `owner_id=null` finds those without an owner."""
+    """Lists items. `name` must match exactly. `owner_id=null` finds items without an owner."""
     query = filters.select(Item, ItemRead)
     if filters.owner_id is not None:
         owner_id = None if filters.owner_id == "null" else filters.owner_id
@@ -246,7 +248,7 @@ async def list_items(
 
 @app.post("/items", response_model=ItemRead, status_code=201)
 async def create_item(data: ItemCreate, session: SessionDep, answer: Response) -> Item:
-    """Creates an item. 409 when no user has the id `owner_id`."""
+    """Creates an item. 409 if there is no user `owner_id`."""
     item = Item.model_validate(data)
     session.add(item)
     await session.commit()
@@ -258,7 +260,7 @@ async def create_item(data: ItemCreate, session: SessionDep, answer: Response) -
 async def create_items(
     data: Annotated[list[ItemCreate], Field(min_length=1, max_length=100)], session: SessionDep
 ) -> Sequence[Item]:
-    """Creates all of the items, and answers with them in the order given, or creates none."""
+    """Creates all the items, and returns them in the order given, or creates none."""
     items = [Item.model_validate(item) for item in data]
     session.add_all(items)
     await session.commit()
@@ -275,7 +277,7 @@ async def read_item(item_id: Id, session: SessionDep) -> Item:
 async def update_item(
     item_id: Id, data: ItemUpdate, session: SessionDep, if_match: IfMatchDep
 ) -> Item:
-    """Changes the fields given. `description` and `owner_id` may be null. 409 as on create."""
+    """Changes only the fields sent. `description` and `owner_id` may be null. 409 as on create."""
     item = await session.get_one(Item, item_id, with_for_update=True)
     if_match.check(ItemRead, item)
     item.sqlmodel_update(data.changes(item))

@@ -1,7 +1,9 @@
-"""The data: per resource a table class beside its Create, Read, Update and Filter schemas.
+"""The data: for each resource a table class beside its Create, Read, Update and Filter schemas.
 
-A table class is never a request body: SQLModel does not validate its input. Read schemas state names
-and types alone, because the data was validated when it was written.
+Never use a table class as a request body: SQLModel does not validate table classes. A Base class has the
+fields that the table and the Create schema share. Read schemas declare only names and types, because the
+data was validated when it was written. In an Update schema, `LEFT_OUT` makes a field optional but not
+nullable, and fields that only its Read schema has cannot be changed.
 """
 
 from datetime import datetime
@@ -49,7 +51,8 @@ class User(UserBase, table=True):
 
     id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
     created_at: datetime = Field(default_factory=now)
-    # passive_deletes: the database deletes them. SQLAlchemy would load them and take their author away.
+    # passive_deletes: the database deletes the posts of a user. SQLAlchemy would first load them and set
+    # their author_id to null.
     posts: Mapped[list["Post"]] = Relationship(back_populates="author", passive_deletes="all")
 
 
@@ -85,7 +88,7 @@ class PostBase(SQLModel):
 
 class Post(PostBase, table=True):
     __tablename__ = "posts"
-    # Indexes of filters end with the id, because the pages of a filtered list are in id order.
+    # The index of a filter ends with the id, because lists are in id order by default.
     __table_args__ = (Index(None, "author_id", "id"), NEVER_REUSE_IDS)
 
     id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
@@ -177,7 +180,7 @@ class TodoFilter(Filter):
     done: bool = LEFT_OUT
     due_before: Instant = LEFT_OUT
     due_after: Instant = LEFT_OUT
-    q: Title = left_out(description="text in the title, whatever its case")
+    q: Title = left_out(description="text that the title contains, ignoring case")
 
 
 class ItemBase(SQLModel):

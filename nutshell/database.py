@@ -1,4 +1,4 @@
-"""The session-per-request pattern, on one screen. engines.py makes the two pools."""
+"""The session-per-request pattern. engines.py creates the two pools."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -12,18 +12,18 @@ from nutshell.engines import HOLD, longest_hold, make_pools
 from nutshell.guards import CheckSession, Record
 from nutshell.settings import settings
 
-SAFE_METHODS = frozenset({"GET", "HEAD"})  # RFC 9110, section 9.2.1
+SAFE_METHODS = frozenset({"GET", "HEAD"})  # those of RFC 9110, section 9.2.1, that reach a route
 
-# The reader's connections autocommit. The reader may be a replica. The writer has transactions.
+# The reader autocommits each statement, and may be a replica. The writer uses transactions.
 reader, writer = make_pools(settings.database_url, settings.pool_size, settings.database_read_url)
 
 
 def make_session(bind: AsyncEngine | AsyncConnection, *, safe: bool = False) -> AsyncSession:
-    # expire_on_commit=False: the response is built after the commit, from what is loaded already.
-    # close_resets_only=False: a session that is used after it was closed raises an error. By default
-    # it would check out another connection, and nobody would return it.
-    # create_savepoint: on a connection that is in a transaction already (idempotency.py has one),
-    # commit() releases a savepoint, and the transaction stays open.
+    # expire_on_commit=False: the response is built after the commit, from attributes already loaded.
+    # close_resets_only=False: using a closed session raises an error. By default it would check
+    # out another connection, which nothing returns to the pool.
+    # create_savepoint: if the connection is already in a transaction, as in idempotency.py, the session
+    # works in a savepoint. Its commit() releases that, and the transaction stays open.
     return AsyncSession(
         bind,
         expire_on_commit=False,
@@ -34,35 +34,36 @@ def make_session(bind: AsyncEngine | AsyncConnection, *, safe: bool = False) -> 
 
 
 async def get_session(request: Request) -> AsyncIterator[AsyncSession]:
-    """Gives a request its own session, and closes it when the response is built, but not yet sent.
+    """Gives each request its own session, and closes it after the response is built, before it is sent.
 
-    GET and HEAD run in autocommit. Any other method runs in one transaction, from its first
-    statement on: the route must call commit(), and it is an error, answered with 500, to leave
-    something uncommitted.
+    GET and HEAD run in autocommit. Every other method runs in one transaction, which begins with the
+    first statement. If the route changes something and does not commit it, the response is a 500 and
+    the change is rolled back.
     """
     if keyed := request.scope.get("nutshell.session"):
-        # A POST with an Idempotency-Key: idempotency.py has made its session, and closes it.
+        # A POST with an Idempotency-Key: idempotency.py has created its session, and closes it.
         yield keyed
         return
     safe = request.method in SAFE_METHODS
     pool = reader if safe else writer
-    # Wait up to four seconds for a free slot in the pool, else 503. The first statement checks the
-    # connection out.
+    # Wait up to four seconds for a free slot in the pool, else 503. The connection itself is checked
+    # out by the first statement.
     async with pool.slot(), aclosing(make_session(pool.engine, safe=safe)) as session:
         with CheckSession(session, request):
             yield session
 
 
-# scope="function" closes the session before the response is sent. By default FastAPI runs code after
-# `yield` once the response is sent, when a failure can no longer be reported to the caller.
+# scope="function" closes the session before the response is sent. By default FastAPI runs the code after
+# `yield` only after that, too late to report a failure to the caller.
 SessionDep = Annotated[AsyncSession, Depends(get_session, scope="function")]
 
 
 async def get_snapshot(session: SessionDep) -> AsyncSession:
-    """Gives a GET of several statements a session in which all of them see the same moment.
+    """Gives a GET that runs several statements a session in which all of them see the same moment.
 
-    In autocommit each statement sees what is committed when it runs, so an answer put together from
-    two of them may never have been true. A snapshot is a transaction that reads only.
+    In autocommit, each statement sees whatever was committed when it ran, so a response that combines
+    two statements may describe a state that never existed. A snapshot is a read-only transaction.
+    `reply.page` takes one itself where a list needs it.
     """
     await take_snapshot(session)
     return session
@@ -72,15 +73,17 @@ SnapshotDep = Annotated[AsyncSession, Depends(get_snapshot, scope="function")]
 
 
 async def take_snapshot(session: AsyncSession) -> None:
-    """Begins a snapshot, which ends with the session: what follows sees the same moment."""
+    """Begins a snapshot that lasts until the session closes."""
     record: Record = session.info["record"]
     if not record.safe:
-        raise RuntimeError("A snapshot reads only: it is for GET and HEAD.")
+        raise RuntimeError(
+            "A snapshot is read-only: use it in a GET, or in background_session(safe=True)."
+        )
     if not record.snapshot:
         record.snapshot = True
         if session.in_transaction():
-            # After an earlier statement, in autocommit, this only returns the connection to the pool.
-            # A new isolation level is for a connection that is new to the session.
+            # An earlier statement has committed itself, so this only returns the connection to the pool:
+            # the isolation level is set when a session checks out a connection.
             await session.commit()
         await reader.begin_snapshot(session)
 
@@ -89,11 +92,11 @@ async def take_snapshot(session: AsyncSession) -> None:
 async def background_session(
     *, safe: bool = False, hold: float = HOLD
 ) -> AsyncIterator[AsyncSession]:
-    """Gives work after the answer a session of its own: a background task, or a stream.
+    """Provides a session for work done after the response: a background task or a stream.
 
-    The session of the request is closed by then. This one waits for a slot in the pool as requests
-    do, and may keep its connection for `hold` seconds. It must be committed, unless it is `safe`: then
-    it reads, from one snapshot.
+    The request's session is closed by then. Like a request, this one waits for a slot in the pool. It
+    may keep its connection for up to `hold` seconds. Its changes must be committed, unless `safe` is
+    true: then it reads, from one snapshot.
     """
     pool = reader if safe else writer
     longest_hold.set(hold)
