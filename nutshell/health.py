@@ -42,6 +42,8 @@ HEAD, KNOWN = read_revisions()
 REVISION = text("SELECT version_num FROM alembic_version")
 READ_ONLY = text("SHOW transaction_read_only")
 FRESH = 1  # seconds
+NO_SCHEMA = "The database has no schema: run alembic upgrade head."
+NO_STORE = {"Cache-Control": "no-store"}  # some caches store responses by default
 
 
 def find_missing(connection: Connection) -> list[str]:
@@ -113,9 +115,6 @@ class Prober:
         return None, ""
 
 
-NO_SCHEMA = "The database has no schema: run alembic upgrade head."
-
-
 def refuse_revision(connection: Connection, revision: str | None) -> str | None:
     """Returns why this version cannot serve a schema of this revision, or None.
 
@@ -146,9 +145,6 @@ class Readiness(Health):
 
     # BaseModel has a `schema` of its own.
     of_schema: Literal["current", "ahead"] = Field(serialization_alias="schema")
-
-
-NO_STORE = {"Cache-Control": "no-store"}  # some caches store responses by default
 
 
 async def read_health(response: Response) -> Health:
