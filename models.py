@@ -19,6 +19,7 @@ from nutshell.fields import (
     REFUSE_UNKNOWN,
     Email,
     Flag,
+    FlagQuery,
     Id,
     Instant,
     Reference,
@@ -174,7 +175,7 @@ class TodoUpdate(Update[TodoRead]):
 class TodoFilter(Filter):
     sort: Literal["id", "due_at", "done", "owner_id"] = "id"
     owner_id: Id = LEFT_OUT
-    done: bool = LEFT_OUT
+    done: FlagQuery = LEFT_OUT
     due_before: Instant = LEFT_OUT
     due_after: Instant = LEFT_OUT
     q: Title = left_out(description="text in the title, whatever its case")
@@ -220,5 +221,6 @@ class ItemUpdate(Update[ItemRead]):
 
 class ItemFilter(Filter):
     sort: Literal["id", "name", "owner_id"] = "id"
-    owner_id: Id | Literal["null"] = LEFT_OUT
+    owner_id: Id = LEFT_OUT
+    owner_id_is_null: FlagQuery = LEFT_OUT
     name: Title = LEFT_OUT
