@@ -236,11 +236,13 @@ async def delete_todo(todo_id: Id, session: SessionDep, if_match: IfMatchDep) ->
 async def list_items(
     filters: Annotated[ItemFilter, Query()], session: SessionDep, reply: ReplyDep
 ) -> Sequence[Any]:
-    """Lists items. `name` must match exactly. `owner_id=null` finds items without an owner."""
+    """Lists items. `name` must match exactly. `owner_id_is_null=true` finds items without an owner."""
     query = filters.select(Item, ItemRead)
     if filters.owner_id is not None:
-        owner_id = None if filters.owner_id == "null" else filters.owner_id
-        query = query.where(col(Item.owner_id) == owner_id)
+        query = query.where(col(Item.owner_id) == filters.owner_id)
+    if filters.owner_id_is_null is not None:
+        is_null = col(Item.owner_id).is_(None)
+        query = query.where(is_null if filters.owner_id_is_null else ~is_null)
     if filters.name is not None:
         query = query.where(col(Item.name) == filters.name)
     return await reply.page(session, query, filters)

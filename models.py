@@ -21,6 +21,7 @@ from nutshell.fields import (
     REFUSE_UNKNOWN,
     Email,
     Flag,
+    FlagQuery,
     Id,
     Instant,
     Reference,
@@ -177,7 +178,7 @@ class TodoUpdate(Update[TodoRead]):
 class TodoFilter(Filter):
     sort: Literal["id", "due_at", "done", "owner_id"] = "id"
     owner_id: Id = LEFT_OUT
-    done: bool = LEFT_OUT
+    done: FlagQuery = LEFT_OUT
     due_before: Instant = LEFT_OUT
     due_after: Instant = LEFT_OUT
     q: Title = left_out(description="text that the title contains, ignoring case")
@@ -223,5 +224,6 @@ class ItemUpdate(Update[ItemRead]):
 
 class ItemFilter(Filter):
     sort: Literal["id", "name", "owner_id"] = "id"
-    owner_id: Id | Literal["null"] = LEFT_OUT
+    owner_id: Id = LEFT_OUT
+    owner_id_is_null: FlagQuery = LEFT_OUT
     name: Title = LEFT_OUT

@@ -83,6 +83,13 @@ def require_digits(value: object) -> object:
     return value
 
 
+def require_true_or_false(value: object) -> object:
+    """Rejects "1", "yes" and "True" in a query, which pydantic accepts as booleans."""
+    if isinstance(value, str) and value not in ("true", "false"):
+        raise ValueError("give true or false")
+    return value
+
+
 def require_date_and_time(value: object) -> object:
     """Rejects numbers, which pydantic accepts as seconds since 1970."""
     if isinstance(value, datetime) or re.match(r"\d{4}-\d\d-\d\d[Tt ]", str(value)):
@@ -121,6 +128,8 @@ Whole = Annotated[int, Interval(ge=-MAX_INT, le=MAX_INT), BeforeValidator(requir
 WholeQuery = Annotated[int, Interval(ge=-MAX_INT, le=MAX_INT), DIGITS]
 # true or false, but not "yes" or 1.
 Flag = Annotated[bool, Strict()]
+# The same in a query.
+FlagQuery = Annotated[bool, BeforeValidator(require_true_or_false)]
 # Stored in lower case, so that a unique constraint ignores case.
 Email = Annotated[
     EmailStr,

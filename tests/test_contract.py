@@ -5,6 +5,7 @@ nutshell/tests tests what the machinery does. This file tests what each route ha
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -151,6 +152,25 @@ def test_document_describes_every_operation() -> None:
         assert operation.get("description"), f"{key} has no docstring"
     tables = {table.__name__ for table in tables_of_models()}
     assert not tables & DOCUMENT["components"]["schemas"].keys(), "a table is no request or answer"
+
+
+def integers(part: Any, *place: object) -> Iterator[tuple[tuple[object, ...], dict[str, Any]]]:
+    """The schemas of integers in a part of the document, with their places."""
+    if isinstance(part, dict) and part.get("type") == "integer":
+        yield place, part
+    if isinstance(part, dict | list):
+        for key, inner in part.items() if isinstance(part, dict) else enumerate(part):
+            yield from integers(inner, *place, key)
+
+
+@pytest.mark.parametrize("path", DOCUMENT["paths"])
+def test_integers_have_64_bits(path: str) -> None:
+    """Without the format, clients generated in Go, Java or C# take 32."""
+    schemas = DOCUMENT["components"]["schemas"]
+    found = [*integers(DOCUMENT["paths"][path], path), *integers(schemas, "schemas")]
+    assert [place for place, schema in found if schema.get("format") != "int64"] == []
+    if path in LISTS:
+        assert found[0][0][0] == path, "`limit` is an integer"
 
 
 def numbers(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -4,11 +4,12 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import event
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from nutshell.tests.fixtures import Pools, Wire, assert_problem, create
-from models import Item
+from models import Item, User
 
 ABSENT = 2**53 - 1
 
@@ -185,8 +186,53 @@ async def test_delete_item_leaves_owner(client: httpx.AsyncClient, user: dict[st
 
 
 async def test_list_items_without_owner(client: httpx.AsyncClient, user: dict[str, Any]) -> None:
-    await create(client, "/items", name="Owned", owner_id=user["id"])
+    owned = await create(client, "/items", name="Owned", owner_id=user["id"])
     free = await create(client, "/items", name="Free")
-    assert (await client.get("/items?owner_id=null")).json() == [free]
-    for nothing in ("", "None", "NULL"):
-        assert (await client.get(f"/items?owner_id={nothing}")).status_code == 422
+    assert (await client.get("/items?owner_id_is_null=true")).json() == [free]
+    assert (await client.get("/items?owner_id_is_null=false")).json() == [owned]
+    assert (await client.get("/items?owner_id_is_null=true&sort=owner_id")).json() == [free]
+    none = f"/items?owner_id_is_null=true&owner_id={user['id']}"
+    assert (await client.get(none)).json() == []
+
+
+@pytest.mark.parametrize(
+    "value", ["", "1", "0", "yes", "on", "t", "True", "FALSE", "null", " true"]
+)
+async def test_list_items_with_bad_owner_id_is_null_is_refused(
+    client: httpx.AsyncClient, value: str
+) -> None:
+    response = await client.get("/items", params={"owner_id_is_null": value})
+    assert_problem(response, 422, ("query", "owner_id_is_null"))
+
+
+@pytest.mark.parametrize("value", ["", "null", "None", "0"])
+async def test_list_items_of_bad_owner_is_refused(client: httpx.AsyncClient, value: str) -> None:
+    response = await client.get("/items", params={"owner_id": value})
+    assert_problem(response, 422, ("query", "owner_id"))
+
+
+async def test_list_items_without_owner_uses_an_index(
+    client: httpx.AsyncClient, session: AsyncSession, pools: Pools
+) -> None:
+    """A small table is read whole: here 2,000 items have an owner, and one has none."""
+    users = [User(email=f"user{number}@example.com", name="Ada") for number in range(20)]
+    session.add_all(users)
+    await session.flush()
+    session.add_all(Item(name="Owned", owner_id=user.id) for user in users for _ in range(100))
+    await session.commit()
+    free = await create(client, "/items", name="Free")
+    connection = await session.connection()
+    await connection.exec_driver_sql("ANALYZE items")
+    asked: list[tuple[str, Any]] = []
+
+    def remember(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        asked.append((statement, parameters))
+
+    engine = pools.reader.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", remember)
+    assert (await client.get("/items?owner_id_is_null=true")).json() == [free]
+    ((statement, parameters),) = asked
+    explain = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+    rows = await connection.exec_driver_sql(f"{explain} {statement}", parameters)
+    plan = "\n".join(str(row) for row in rows)
+    assert "ix_items_owner_id_id" in plan, plan

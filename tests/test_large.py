@@ -27,7 +27,7 @@ INSERT INTO todos (title, done, due_at, owner_id, created_at)
     SELECT md5(n::text), n % 100 <> 0, now() + n * interval '1 minute', 1 + n % 10000, now()
     FROM generate_series(1, {ROWS}) n;
 INSERT INTO items (name, owner_id, created_at)
-    SELECT 'Item ' || n % 10000, 1 + n % 10000, now() FROM generate_series(1, {ROWS}) n;
+    SELECT 'Item ' || n % 10000, nullif(1 + n % 10000, 10000), now() FROM generate_series(1, {ROWS}) n;
 """
 
 
@@ -79,6 +79,8 @@ QUERIES = [
     "/items",
     f"/items?after={DEEP}",
     "/items?owner_id=500",
+    "/items?owner_id_is_null=true",
+    "/items?owner_id_is_null=false",
     "/items?name=Item%20500",
     f"/items/{DEEP}",
 ]

@@ -87,7 +87,7 @@ const ids = batch.map((row) => row.id);
 if (must(await client.GET("/items", { params: { query: { id: ids } } })).length !== 2) {
   throw new Error("both of the batch");
 }
-must(await client.GET("/items", { params: { query: { owner_id: "null" } } }));
+must(await client.GET("/items", { params: { query: { owner_id_is_null: true } } }));
 must(await client.GET("/items/{item_id}", { params: { path: { item_id } } }));
 must(
   await client.PATCH("/items/{item_id}", {

@@ -542,3 +542,14 @@ async def test_openapi_documents_every_operation_and_error(client: httpx.AsyncCl
     assert "'type': 'null'" not in str(parameters), "a query has no null"
     (of_path,) = operations["delete", "/books/{book_id}"]["parameters"][:1]
     assert of_path["schema"].items() >= {"minimum": 1, "maximum": MAX_INT}.items()
+    schemas = {name: s["properties"] for name, s in document["components"]["schemas"].items()}
+    whole = {"type": "integer", "format": "int64"}.items()
+    for integer in (
+        of_path["schema"],
+        parameters["limit"],
+        parameters["id"]["items"],
+        schemas["ShelfCreate"]["width"]["anyOf"][0],
+        schemas["ShelfRead"]["id"],
+        schemas["BookRead"]["shelf_id"]["anyOf"][0],
+    ):
+        assert integer.items() >= whole

@@ -19,7 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError, computed_field
 from sqlalchemy import URL, create_engine
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field, SQLModel, col
 
 from nutshell.tests.fixtures import Pools, assert_problem
 from nutshell.database import SessionDep
@@ -32,6 +32,7 @@ from nutshell.fields import (
     Day,
     Email,
     Flag,
+    FlagQuery,
     Id,
     Instant,
     Reference,
@@ -91,6 +92,10 @@ class SampleUpdate(Update[SampleRead]):
     instant: Instant | None = LEFT_OUT
 
 
+class SampleFilter(Filter):
+    flag: FlagQuery = LEFT_OUT
+
+
 @pytest.fixture
 async def samples(url: URL, extra: FastAPI, pools: Pools) -> AsyncIterator[str]:
     """The path of a resource with a field of each type."""
@@ -99,9 +104,12 @@ async def samples(url: URL, extra: FastAPI, pools: Pools) -> AsyncIterator[str]:
 
     @extra.get("/samples", response_model=list[SampleRead])
     async def list_samples(
-        filters: Annotated[Filter, Query()], session: SessionDep, reply: ReplyDep
+        filters: Annotated[SampleFilter, Query()], session: SessionDep, reply: ReplyDep
     ) -> Sequence[Any]:
-        return await reply.page(session, filters.select(Sample, SampleRead), filters)
+        query = filters.select(Sample, SampleRead)
+        if filters.flag is not None:
+            query = query.where(col(Sample.flag) == filters.flag)
+        return await reply.page(session, query, filters)
 
     @extra.post("/samples", response_model=SampleRead, status_code=201)
     async def create_sample(data: SampleCreate, session: SessionDep) -> Sample:
@@ -365,6 +373,16 @@ def test_update_documents_what_is_read_only_with_the_type_that_is_shown() -> Non
     assert all(field["readOnly"] is True for field in fields.values())
     assert "default" not in str(fields)
     assert "required" not in TreeUpdate.model_json_schema()
+
+
+async def test_flag_in_a_query_is_true_or_false(client: httpx.AsyncClient, samples: str) -> None:
+    rows = [(await client.post(samples, json={"flag": flag})).json() for flag in (True, False)]
+    assert (await client.get(f"{samples}?flag=true")).json() == rows[:1]
+    assert (await client.get(f"{samples}?flag=false")).json() == rows[1:]
+    for value in ("", "1", "0", "yes", "on", "t", "True", "FALSE", "null", " true"):
+        response = await client.get(samples, params={"flag": value})
+        assert_problem(response, 422, ("query", "flag"))
+    assert SampleFilter.model_json_schema()["properties"]["flag"].items() >= {("type", "boolean")}
 
 
 OTHER_SETTINGS = {
