@@ -124,7 +124,7 @@ class Filter(BaseModel):
             )
             return [by_value.order_by(key.desc() if descending else key).offset(self.offset)]
         by_value = query.order_by(*((column.desc(), key.desc()) if descending else (column, key)))
-        values, nulls = [by_value.where(column.is_not(None))], [by_id.where(column.is_(None))]
+        values, nulls = [by_value.where(column.is_not(None))], [by_value.where(column.is_(None))]
         if not column.nullable:
             values, nulls = [by_value], []
         if self.cursor is not None:
