@@ -287,7 +287,7 @@ def test_killed_worker_loses_and_doubles_nothing(server: Postgres) -> None:
             for _ in range(4):
                 time.sleep(1.5)
                 # After a slow start there may be none yet.
-                wait_until(lambda: workers(running.process.pid))
+                wait_until(lambda: workers(running.process.pid), 60)
                 os.kill(workers(running.process.pid)[0], signal.SIGKILL)
             time.sleep(2)
         finally:
