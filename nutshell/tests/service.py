@@ -235,7 +235,7 @@ class Service:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.killer = run_when_gone("kill -KILL -- -$1", self.process.pid)
+        self.killer = run_when_gone("kill -s KILL -- -$1", self.process.pid)
         self.started = time.monotonic()
 
     def wait_until_up(self, timeout: float = 60) -> float:

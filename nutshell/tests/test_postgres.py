@@ -1,4 +1,4 @@
-"""The tests' PostgreSQL goes with the process that started it, however that ends."""
+"""What the tests start ends with their process, however that ends."""
 
 import os
 import signal
@@ -19,6 +19,14 @@ from nutshell.tests.postgres import Postgres
 server = Postgres()
 print(server.folder, server.port, flush=True)
 time.sleep(600)
+"""
+
+START_SERVICE = """
+import time
+from nutshell.tests.service import Service
+with Service({"WEB_CONCURRENCY": 2}) as service:
+    print(service.process.pid, flush=True)
+    time.sleep(600)
 """
 
 pytestmark = pytest.mark.slow
@@ -43,6 +51,24 @@ def test_server_ends_and_its_folder_goes_with_the_process(number: signal.Signals
         assert process.wait(10) == -number
     wait_until(lambda: not Path(folder).exists(), 30)
     wait_until(lambda: not answers(int(port)), 30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_service_and_its_workers_end_with_the_process(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", START_SERVICE]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        group = int(process.stdout.readline())
+        process.send_signal(number)
+        assert process.wait(10) == -number
+
+    def group_runs() -> bool:
+        with suppress(ProcessLookupError):
+            os.killpg(group, 0)
+            return True
+        return False
+
+    wait_until(lambda: not group_runs(), 30)
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
