@@ -18,7 +18,7 @@ import pytest
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
-from nutshell.tests.postgres import free_port
+from nutshell.tests.postgres import call_off, free_port, run_when_gone
 from nutshell.tests.service import ROOT, copy_tree, plain_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -131,6 +131,7 @@ class Newcomer:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        self.killer = run_when_gone("kill -s KILL -- -$1", self.service.pid)
         self.wait_until_up(starts + 1)
 
     def stop(self) -> None:
@@ -138,6 +139,7 @@ class Newcomer:
             os.killpg(self.service.pid, signal.SIGTERM)  # as Ctrl-C in a terminal
             self.service.wait(30)
             self.service = None
+            call_off(self.killer)
 
     # What to do with each kind of block. What they return says what went wrong.
 
