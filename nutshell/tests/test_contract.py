@@ -201,7 +201,8 @@ async def test_sort_goes_with_no_after(client: httpx.AsyncClient) -> None:
 
 
 async def test_list_of_given_ids(client: httpx.AsyncClient) -> None:
-    ids = [await create_row(client, "/books", number) for number in range(60)]
+    created = await client.post("/books/batch", json=[{"title": "a"}] * 60)
+    ids = [book["id"] for book in created.json()]
     query = "&".join(f"id={number}" for number in ids[1:])
     response = await client.get(f"/books?{query}")
     assert [row["id"] for row in response.json()] == ids[1:]

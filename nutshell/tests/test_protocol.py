@@ -300,7 +300,10 @@ async def test_what_is_not_http_is_a_bad_request(port: int, sent: bytes) -> None
         assert await caller.is_cut()
 
 
-async def test_stop_waits_for_no_half_request(app: FastAPI) -> None:
+async def test_stop_waits_for_no_half_request(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "STOP_SECONDS", 0.5)
     async with (
         serving(app) as (server, port),
         calling(port) as silent,
