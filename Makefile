@@ -19,7 +19,7 @@ test: .venv/dev
 	$(BIN)/pytest -m "not slow and not soak" $(if $(CI),--cov)
 
 slow: .venv/dev
-	$(BIN)/pytest -m slow -rfEPs
+	$(BIN)/pytest -m slow -n 2 -rfEPs
 
 # Runs SOAK_SECONDS (default 600) of load, then lists of a million rows.
 soak: .venv/dev
