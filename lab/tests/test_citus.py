@@ -58,7 +58,7 @@ def test_all_tests_with_a_database_pass() -> None:
         "-p",
         "no:cacheprovider",
         "-p",
-        "lab.tests.on_citus",
+        "lab.tests.citus_plugin",
     ]
     command += ["-k", SELECTED]
     for name in DESELECTED:
