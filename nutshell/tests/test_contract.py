@@ -128,6 +128,9 @@ async def test_list_is_sorted_and_pages_to_the_end(client: httpx.AsyncClient, or
         seen += [book["id"] for book in response.json()]
         url = next_page(response)
     assert seen == [number for *_, number in sorted(wanted, reverse=order == "desc")]
+    for skipped in (1, 4):
+        response = await client.get(f"/books?sort=shelf_id&order={order}&offset={skipped}")
+        assert [book["id"] for book in response.json()] == seen[skipped:]
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
