@@ -69,9 +69,8 @@ def create_app(title: str, summary: str, **options: Any) -> FastAPI:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     introduce()
     if settings.database_url.get_backend_name() == "sqlite":
-        from nutshell.migrate import (
-            migrate_sqlite,
-        )  # imports Alembic, which PostgreSQL does not need
+        # Imported here, because it imports Alembic, which PostgreSQL does not need.
+        from nutshell.migrate import migrate_sqlite
 
         await asyncio.to_thread(migrate_sqlite, "a new file")
     trace_statements()

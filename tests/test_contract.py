@@ -72,8 +72,8 @@ async def test_call_without_token_is_refused(
 ) -> None:
     """It does not reach the database."""
     monkeypatch.setattr(settings, "api_token", SecretStr("sesame"))
-    status, _ = await call(main.app, method, fill(path))
-    assert status == 401
+    status, body = await call(main.app, method, fill(path))
+    assert status == json.loads(body)["status"] == 401
 
 
 @pytest.mark.parametrize(("method", "path"), [key for key in OPERATIONS if "{" in key[1]])

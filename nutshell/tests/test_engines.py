@@ -54,7 +54,7 @@ async def test_place_of_a_request_that_gives_up_is_not_lost(
     assert await queue_up(single, "first", "second", give_up=give_up) == [left, "newcomer"]
 
 
-async def test_request_waits_so_long_for_a_connection(
+async def test_request_that_waits_too_long_for_a_connection_is_unavailable(
     client: httpx.AsyncClient, pools: Pools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "WAIT", 0.5)
