@@ -26,7 +26,7 @@ from sqlalchemy.exc import IntegrityError, StatementError
 from sqlalchemy.orm import Session
 from sqlmodel import Field, SQLModel, col, select
 
-from nutshell.tests.fixtures import Pools, assert_problem
+from nutshell.tests.fixtures import Pools, assert_problem, walk
 from nutshell.columns import (
     JSON_TEXT,
     MAX_DEPTH,
@@ -398,17 +398,6 @@ async def test_decimal_is_shown_with_all_its_places(
     assert row["rate"] == "0.000000010"
 
 
-async def walk(client: httpx.AsyncClient, path: str) -> list[Any]:
-    """The rows of all pages."""
-    rows: list[Any] = []
-    while path:
-        response = await client.get(path)
-        assert response.status_code == 200, response.text
-        rows += response.json()
-        path = response.links.get("next", {}).get("url", "")
-    return rows
-
-
 AMOUNTS = ["10.00", "9.50", None, "-0.01", "9.50", None, "100.00", "9.49", "-20.00", "0.00"]
 
 
@@ -515,6 +504,8 @@ def test_fields_document_what_they_accept() -> None:
     assert fields["url"].items() >= {"type": "string", "format": "iri", "maxLength": 2000}.items()
     shown = SampleRead.model_json_schema(mode="serialization")["properties"]
     assert shown["cost"].items() >= amount.items()
+    (data, _) = SampleCreate.model_json_schema()["properties"]["data"]["anyOf"]
+    assert data == {"type": ["object", "array"]}
 
 
 INSTANTS = st.datetimes(
