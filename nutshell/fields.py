@@ -203,7 +203,7 @@ class Update(SQLModel, Generic[Shown]):
 
     def __class_getitem__(cls, shown: Any) -> Any:
         """Creates a base class in which every field of `shown` is read-only."""
-        types = {name: field.annotation for name, field in shown.model_fields.items()}
+        types = {name: field.rebuild_annotation() for name, field in shown.model_fields.items()}
         types |= {name: field.return_type for name, field in shown.model_computed_fields.items()}
         default = left_out(schema_extra={"frozen": True, "json_schema_extra": {"readOnly": True}})
         # Values of these are not validated: `changes` compares them with what GET shows.

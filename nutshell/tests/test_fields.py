@@ -570,6 +570,8 @@ class TreeRead(SQLModel):
     height: float
     green: bool
     price: Decimal
+    paid: Money
+    share: Rate
     felled_on: date | None
     first: LeafRead
     leaves: list[LeafRead]
@@ -594,6 +596,8 @@ TREE = TreeRead.model_validate(
         "height": 1.0,
         "green": True,
         "price": "9.90",
+        "paid": "9.90",
+        "share": "0.00000001",
         "felled_on": None,
         "first": LEAF,
         "leaves": [LEAF, LEAF],
@@ -644,7 +648,8 @@ DEEP: Any = json.loads("[" * 400 + "]" * 400)
         ("height", "1.0"),
         ("height", float("nan")),
         *product(["green"], [1, "true", False]),
-        *product(["price"], [9.9, "9.9"]),
+        *product(["price", "paid"], [9.9, "9.9"]),
+        ("share", "1E-8"),
         ("felled_on", "2030-01-31"),
         *product(["first"], [None, [], [SHOWN["first"]], "\ud800", {"\ud800": 1}, DEEP]),
         ("first", {"at": SHOWN["planted_at"]}),
@@ -685,7 +690,7 @@ def test_update_documents_what_is_read_only_with_the_type_that_is_shown() -> Non
     shown = TreeRead.model_json_schema(mode="serialization")["properties"]
     assert list(fields) == list(shown)
     assert "readOnly" not in fields.pop("label")
-    for name in ("id", "planted_at", "felled_at", "height", "green", "felled_on"):
+    for name in ("id", "planted_at", "felled_at", "height", "green", "paid", "felled_on"):
         assert fields[name] == shown[name] | {"readOnly": True}
     assert all(field["readOnly"] is True for field in fields.values())
     assert "default" not in str(fields)
