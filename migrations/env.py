@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from logging.config import fileConfig
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 from alembic import command, context
@@ -17,6 +17,7 @@ from sqlmodel import SQLModel
 
 import models  # noqa: F401 (its tables register themselves with SQLModel.metadata)
 import nutshell.idempotency  # noqa: F401 (and so does its table)
+from nutshell.columns import ExactNumeric
 from nutshell.health import KNOWN, refuse_revision
 from nutshell.log import explain
 from nutshell.settings import settings, without_secrets
@@ -68,6 +69,14 @@ def wait_for_others(execute: Callable[[], object]) -> None:
 def include_name(name: str | None, kind: str, _: object) -> bool:
     # Not every database can have an index by trigrams, so the models do not name one.
     return not (kind == "index" and str(name).endswith("_trigrams"))
+
+
+def render_item(kind: str, item: Any, _: object) -> str | Literal[False]:
+    # A migration stays as it is when the service's own types change, so it names SQLAlchemy's.
+    if isinstance(item, ExactNumeric):
+        exact = f"sa.Numeric({item.precision}, {item.scale})"
+        return f'{exact}.with_variant(sa.BigInteger(), "sqlite")'
+    return False
 
 
 def log_notices(connection: psycopg.Connection, _: object) -> None:
@@ -142,6 +151,7 @@ def migrate() -> None:
             connection=connection,
             target_metadata=SQLModel.metadata,
             include_name=include_name,
+            render_item=render_item,
             render_as_batch=True,  # SQLite alters most things only by copying the table
             transactional_ddl=True,
         )

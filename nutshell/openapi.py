@@ -81,7 +81,7 @@ def widen_integers(part: Any) -> None:
 def add_examples(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
     """Copies the examples of the schemas to where clients such as Postman look for them."""
     for parameter in operation.get("parameters", ()):
-        if parameter["in"] == "path":
+        if parameter["in"] == "path" and parameter["schema"].get("type") == "integer":
             parameter.setdefault("example", 1)
     if "requestBody" in operation:
         content = operation["requestBody"]["content"]["application/json"]

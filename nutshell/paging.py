@@ -3,33 +3,39 @@
 import operator
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import date, datetime
+from decimal import Decimal
 from functools import cache
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from annotated_types import Interval
 from fastapi.exceptions import RequestValidationError
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     Field,
     PrivateAttr,
     StringConstraints,
     TypeAdapter,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
 )
 from sqlalchemy import inspect, literal, tuple_
 from sqlmodel import SQLModel, select
 from sqlmodel.sql.expression import Select
 
+from nutshell.columns import Exact, ExactNumeric
 from nutshell.fields import (
     DIGITS,
     MAX_INT,
     REFUSE_UNKNOWN,
+    UUID_PATTERN,
     Day,
     Id,
     Instant,
     Text,
+    UuidId,
     Whole,
     left_out,
 )
@@ -151,7 +157,7 @@ class Filter(BaseModel):
         text = cursor_type(self._table, self.sort).dump_json(place)
         return "cursor", urlsafe_b64encode(text).decode().rstrip("=")
 
-    def read_cursor(self) -> tuple[Any, int]:
+    def read_cursor(self) -> tuple[Any, Any]:
         """Returns the value and the id of the last row seen. Raises 422 for a cursor of another list."""
         try:
             text = urlsafe_b64decode(f"{self.cursor}==")
@@ -169,11 +175,40 @@ class Filter(BaseModel):
         )
 
 
+def start_at_zero(value: object) -> object:
+    return None if value == "0" else value
+
+
+class UuidFilter(Filter):
+    """The base of the Filter schema of a table whose ids are UUIDs."""
+
+    after: Annotated[
+        UuidId | None,
+        BeforeValidator(start_at_zero),
+        WithJsonSchema({"type": "string", "pattern": f"^(0|{UUID_PATTERN})$"}),
+    ] = left_out(  # type: ignore[assignment]
+        description="continue after this id; 0 starts at the beginning"
+    )
+    id: list[UuidId] = Field(  # type: ignore[assignment]
+        default=[], max_length=100, description="only the rows with these ids"
+    )
+
+
 @cache
 def cursor_type(table: type[SQLModel], sort: str) -> TypeAdapter[Any]:
     """The type of a cursor: sort column, order, and the last row's value and id."""
-    kind = table.model_fields[sort].annotation
-    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    value: Any = Union[*(COMPARABLE.get(one, one) for one in kinds), None]
-    cursor: Any = tuple[str, str, value, Id]
+    value: Any = Union[*comparable(table, sort), None]
+    key: Any = Union[*comparable(table, "id")]
+    cursor: Any = tuple[str, str, value, key]
     return TypeAdapter(cursor)
+
+
+def comparable(table: type[SQLModel], name: str) -> list[Any]:
+    """The types of a column's values in a cursor, except None."""
+    stored = inspect(table).columns[name].type
+    if isinstance(stored, ExactNumeric):
+        return [Annotated[Decimal, Exact(stored.precision, stored.scale)]]
+    kind = table.model_fields[name].annotation
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    kinds = tuple(str if get_origin(one) is Literal else one for one in kinds)
+    return [COMPARABLE.get(one, one) for one in kinds if one is not NoneType]

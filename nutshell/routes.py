@@ -121,7 +121,7 @@ class Reply:
         session: AsyncSession,
         query: Select[Any],
         filters: Filter,
-        parent: tuple[type[SQLModel], int] | None = None,
+        parent: tuple[type[SQLModel], object] | None = None,
     ) -> Sequence[Any]:
         """Fetches a page of the query, and sets `Link` if another page follows (RFC 8288).
 

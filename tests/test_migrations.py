@@ -25,7 +25,7 @@ from nutshell.health import HEAD, KNOWN
 from nutshell.migrate import MIGRATIONS
 from nutshell.settings import settings
 from nutshell.tests.postgres import Postgres
-from nutshell.tests.service import ROOT, alembic, checkout, plain_environment
+from nutshell.tests.service import ROOT, alembic, checkout, copy_tree, plain_environment
 from tests.rows import ROWS
 
 REVISIONS = [s.revision for s in ScriptDirectory.from_config(MIGRATIONS).walk_revisions()][::-1]
@@ -182,6 +182,53 @@ def test_new_migration_says_what_must_be_done_first(empty_url: URL) -> None:
     done = alembic(empty_url, "revision", "--autogenerate", "-m", "a", tree=checkout())
     assert done.returncode != 0
     assert "First run: alembic upgrade head" in done.stderr + done.stdout
+
+
+PRICES = """
+
+from decimal import Decimal
+from uuid import UUID
+from sqlalchemy import String
+from nutshell.columns import JSON_TEXT, MONEY, Exact, ExactNumeric, Json, Money, allow_only
+from nutshell.fields import Url, Uuid, uuid7
+
+State = Literal["draft", "sent"]
+
+
+class Price(SQLModel, table=True):
+    __tablename__ = "prices"
+    __table_args__ = (allow_only("state", State), Index(None, "amount", "id"))
+
+    id: UUID = Field(default_factory=uuid7, primary_key=True)
+    amount: Money = Field(sa_type=MONEY)
+    rate: Annotated[Decimal, Exact(10, 3)] | None = Field(default=None, sa_type=ExactNumeric(10, 3))
+    data: Json = Field(sa_type=JSON_TEXT)
+    state: State = Field(sa_type=String)
+    url: Url | None = None
+    code: Uuid | None = Field(default=None, unique=True)
+"""
+
+
+@pytest.mark.slow
+def test_new_migration_makes_a_column_of_every_type(empty_url: URL, tmp_path: Path) -> None:
+    tree = copy_tree(tmp_path / "tree")
+    with (tree / "models.py").open("a") as models:
+        models.write(PRICES)
+    before = set((tree / "migrations/versions").glob("*.py"))
+    for arguments in (
+        ("upgrade", "head"),
+        ("revision", "--autogenerate", "-m", "Create prices"),
+        ("upgrade", "head"),
+        ("check",),
+        ("downgrade", "-1"),
+    ):
+        done = alembic(empty_url, *arguments, tree=tree)
+        assert done.returncode == 0, done.stdout + done.stderr
+    (written,) = set((tree / "migrations/versions").glob("*.py")) - before
+    text = written.read_text()
+    assert 'sa.Numeric(15, 2).with_variant(sa.BigInteger(), "sqlite")' in text
+    assert "ck_prices_state" in text
+    assert "nutshell" not in text
 
 
 def test_models_have_names_for_all_constraints() -> None:

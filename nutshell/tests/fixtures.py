@@ -170,6 +170,17 @@ async def create(client: httpx.AsyncClient, path: str, **data: Any) -> dict[str,
     return row
 
 
+async def walk(client: httpx.AsyncClient, path: str) -> list[Any]:
+    """The rows of all pages."""
+    rows: list[Any] = []
+    while path:
+        response = await client.get(path)
+        assert response.status_code == 200, response.text
+        rows += response.json()
+        path = response.links.get("next", {}).get("url", "")
+    return rows
+
+
 def assert_problem(
     response: httpx.Response, status: int, *locations: tuple[str | int, ...]
 ) -> None:
