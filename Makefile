@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run demo test slow soak fuzz check format pins audit
+.PHONY: run demo new resource test slow soak fuzz check format pins audit
 
 $(if $(filter-out postgresql,$(DATABASE)),$(error DATABASE can be postgresql))
 
@@ -13,6 +13,12 @@ run: .venv/$(or $(DATABASE),run)
 # Adds a few rows to the service that `make run` started.
 demo: .venv/run
 	@$(BIN)/python -m tests.demo
+
+# Makes an empty service of this clone: make new NAME=reader
+# Adds a resource: make resource NAME=bookmark FIELDS='title:text:200 read:flag=false owner:ref:users?'
+# PLURAL= says what English does not. The variables reach Python in the environment.
+new resource: .venv/dev
+	@$(BIN)/python -m nutshell.scaffold $@
 
 # Measuring coverage takes 50% longer, so only CI does it. Set CI=1 to do it locally.
 test: .venv/dev

@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     EmailStr,
+    HttpUrl,
     SkipValidation,
     Strict,
     StringConstraints,
@@ -104,6 +105,14 @@ def require_date(value: object) -> object:
     return value
 
 
+def require_url(value: str) -> str:
+    """Rejects what is no http or https URL. What HttpUrl would correct is kept, or rejected, as it is."""
+    if not re.fullmatch(URL_PATTERN, value) or re.search(r"[\x00-\x1f\x7f]", value):
+        raise ValueError("give a URL, as in https://example.com/, without spaces")
+    URL.validate_python(value)
+    return value
+
+
 def to_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
@@ -113,6 +122,9 @@ def to_utc(value: datetime) -> datetime:
 
 # JavaScript, and the numbers of an OpenAPI document, are exact up to 2**53.
 MAX_INT = 2**53 - 1
+
+URL_PATTERN = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s\\]+$"
+URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
 
 # For integers in a path or a query.
 DIGITS = BeforeValidator(require_digits)
@@ -138,6 +150,13 @@ Email = Annotated[
     AfterValidator(str.lower),
     # email-validator accepts international addresses, with up to 254 characters (RFC 5321).
     WithJsonSchema({"type": "string", "format": "idn-email", "maxLength": 254}),
+]
+# Stored as it was sent. JSON Schema calls a URL with letters outside ASCII `iri`.
+Url = Annotated[
+    str,
+    MaxLen(2000),
+    AfterValidator(require_url),
+    WithJsonSchema({"type": "string", "format": "iri", "pattern": URL_PATTERN, "maxLength": 2000}),
 ]
 # A date without a time.
 Day = Annotated[date, BeforeValidator(require_date)]

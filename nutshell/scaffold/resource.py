@@ -1,0 +1,474 @@
+"""`make resource`: writes a resource as MAKE_IT_YOURS.md shows it, from its name and its fields."""
+
+import ast
+import builtins
+import re
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.dialects.postgresql.base import PGIdentifierPreparer
+from sqlalchemy.dialects.sqlite.base import SQLiteIdentifierPreparer
+
+from nutshell import fields as types
+from nutshell.scaffold.fields import Field, camel, check_identifier, parse_fields, words
+from nutshell.scaffold.tree import (
+    ScaffoldError,
+    Table,
+    Tree,
+    makers_of_rows,
+    paths_of_routes,
+    render,
+    replace_value,
+    tables_of_models,
+    top_level_names,
+)
+
+# What a variable of the routes must not be called: the routes use these themselves.
+ROUTE_NAMES = {"answer", "data", "filters", "if_match", "is_null", "query", "reply", "session"}
+# What a class must not be called: models.py imports these, now or with a later resource.
+IMPORTED = {
+    "Annotated",
+    "Field",
+    "Filter",
+    "Index",
+    "Literal",
+    "MaxLen",
+    "MinLen",
+    "SQLModel",
+    "String",
+}
+OWN_PATHS = {"docs", "healthz", "readyz", "trace"}
+OWN_TABLES = {"alembic_version", "idempotency_keys"}
+RESERVED = PGIdentifierPreparer.reserved_words | SQLiteIdentifierPreparer.reserved_words
+WIDTH = 100
+
+
+@dataclass
+class Resource:
+    """What the templates write."""
+
+    name: str
+    plural: str  # also the table, and the first part of the path
+    fields: list[Field]
+    aliases: dict[str, str]  # types to define in models.py
+    parents: list[tuple[Field, str]]  # required references, and the functions that make such rows
+    apart: bool  # whether the parents may need rows of the same table
+    singulars: dict[str, str]  # what the tables call one row
+
+    @property
+    def cls(self) -> str:
+        return camel(self.name)
+
+    @property
+    def one(self) -> str:
+        return words(self.name)
+
+    @property
+    def many(self) -> str:
+        return words(self.plural)
+
+    @property
+    def required(self) -> list[Field]:
+        return [field for field in self.fields if field.required]
+
+    def base(self, field: Field) -> str:
+        """The line of a field in the Base schema."""
+        kind, options = field.kind, []
+        if field.nullable or field.default is not None:
+            options.append(f"default={field.default!r}")
+        if kind.table:
+            options.append(f'foreign_key="{kind.table}.id"')
+            options += [f'ondelete="{kind.on_delete}"'] if kind.on_delete else []
+        options += ["unique=True"] if field.unique else []
+        column = kind.nullable_column if field.nullable else kind.column
+        options += [f"sa_type={column}"] if column else []
+        if field.default is None and not (kind.table and field.nullable):
+            options.append(f'schema_extra={{"examples": [{kind.examples[0]!r}]}}')
+        if len(options) == 1 and options[0].startswith("default="):
+            return f"{field.name}: {annotation(field)} = {field.default!r}"
+        return f"{field.name}: {annotation(field)} = Field({', '.join(options)})"
+
+    def read(self, field: Field) -> str:
+        return f"{field.name}: {field.kind.shown}{' | None' if field.nullable else ''}"
+
+    def update(self, field: Field) -> str:
+        return f"{field.name}: {annotation(field)} = {'None' if field.nullable else 'LEFT_OUT'}"
+
+    def filter(self, field: Field) -> list[str]:
+        lines = [f"{field.name}: {field.kind.query} = LEFT_OUT"] if field.equality else []
+        lines += [f"{field.null_filter}: FlagQuery = LEFT_OUT"] if field.null_filter else []
+        return lines + [f"{name}: {field.kind.query} = LEFT_OUT" for name in field.range_filters]
+
+    @property
+    def indexes(self) -> list[str]:
+        names = [field.name for field in self.fields if field.sortable and not field.unique]
+        return [f'Index(None, "{name}", "id")' for name in names]
+
+    @property
+    def sort(self) -> list[str]:
+        return ["id", *(field.name for field in self.fields if field.sortable)]
+
+    @property
+    def example(self) -> str:
+        """The change that /docs proposes: what happens to such a row most often."""
+        kinds = ("bool", "str", "int", "date", "datetime")
+        own = [field for field in self.fields if not field.kind.table]
+        own.sort(key=lambda field: (not field.kind.filtered, kinds.index(field.kind.shown)))
+        field = next(iter(own or self.fields))
+        return f"{field.name}={None if not own and field.nullable else other(field)!r}"
+
+    @property
+    def title(self) -> str:
+        return self.many.capitalize()
+
+    # Docstrings
+
+    @property
+    def list_docstring(self) -> str:
+        sentences = [f"Lists {self.many}."]
+        if exact := [
+            field for field in self.fields if field.equality and field.kind.type != "Email"
+        ]:
+            find = "finds" if len(exact) == 1 else "find"
+            sentences.append(f"{enumerated(exact)} {find} {self.many} with that value.")
+        for field in self.fields:
+            if field.equality and field.kind.type == "Email":
+                sentences.append(
+                    f"`{field.name}` finds the {self.one} with that address, ignoring case."
+                    if field.unique
+                    else f"`{field.name}` ignores case."
+                )
+            if field.null_filter:
+                sentences.append(
+                    f"`{field.null_filter}=true` finds {self.many} without `{field.name}`."
+                )
+            if field.kind.ranged:
+                kind = "day" if field.kind.shown == "date" else "instant"
+                without = f", and omit {self.many} without `{field.name}`" if field.nullable else ""
+                names = enumerated(list(field.range_filters))
+                sentences.append(f"{names} exclude that {kind} itself{without}.")
+        return docstring(sentences)
+
+    @property
+    def conflicts(self) -> list[str]:
+        """When creating or changing a row answers 409."""
+        found = []
+        for field in self.fields:
+            if field.unique:
+                case = ", ignoring case" if field.kind.type == "Email" else ""
+                found.append(f"another {self.one} has this `{field.name}`{case}")
+        for field in self.fields:
+            if field.kind.table:
+                found.append(f"there is no {words(self.singular(field))} `{field.name}`")
+        return found
+
+    def singular(self, field: Field) -> str:
+        """What the table of a reference calls one row."""
+        return self.singulars[str(field.kind.table)]
+
+    @property
+    def create_docstring(self) -> str:
+        conflict = [f"409 if {' or if '.join(self.conflicts)}."] if self.conflicts else []
+        return docstring([f"Creates {article(self.one)}.", *conflict])
+
+    @property
+    def update_docstring(self) -> str:
+        sentences = ["Changes only the fields sent."]
+        if nullable := [field for field in self.fields if field.nullable]:
+            sentences.append(f"{enumerated(nullable)} may be null.")
+        if self.conflicts:
+            sentences.append("409 as on create.")
+        return docstring(sentences)
+
+    @property
+    def delete_docstring(self) -> str:
+        return docstring([f"Deletes {article(self.one)}."])
+
+    # Rows and tests
+
+    def row(self) -> list[str]:
+        """The arguments of tests/rows.py for a valid row."""
+        makers = dict(zip([field.name for field, _ in self.parents], self.parents, strict=True))
+        arguments = []
+        for field in self.required:
+            if field.name in makers:
+                number = "number"
+                if self.apart:
+                    number = f"1000 * (number + 1) + {list(makers).index(field.name) + 1}"
+                value = f'(await {makers[field.name][1]}(client, {number}))["id"]'
+            elif field.unique:
+                value = str(field.kind.unique)
+            else:
+                value = repr(field.kind.examples[0])
+            arguments.append(f"{field.name}={value}")
+        return arguments
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """What a row made so shows beyond its references and what is unique."""
+        shown = {}
+        for field in self.fields:
+            if field.required and not field.unique and not field.kind.table:
+                shown[field.name] = field.kind.examples[0]
+            elif not field.required:
+                shown[field.name] = field.default
+        return shown
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Other values of all fields with a filter."""
+        fields = [field for field in self.fields if field.sortable and not field.kind.table]
+        return {field.name: other(field) for field in fields}
+
+    @property
+    def searches(self) -> list[tuple[dict[str, Any], str]]:
+        """Parameters that find one of two rows, of which the second has the `changes`."""
+        found: list[tuple[dict[str, Any], str]] = []
+        for field in self.fields:
+            if field.kind.table:
+                continue
+            if field.equality:
+                found.append(({field.name: other(field)}, "second"))
+            if field.null_filter:
+                found.append(({field.null_filter: False}, "second"))
+            for name in field.range_filters:
+                if name.endswith("_after") and not field.unique:
+                    found.append(({name: field.kind.examples[0]}, "second"))
+        return found
+
+
+def annotation(field: Field) -> str:
+    return f"{field.kind.type} | None" if field.nullable else field.kind.type
+
+
+def other(field: Field) -> Any:
+    """A value that a new row does not have."""
+    first, second = field.kind.examples
+    return first if field.default == second else second
+
+
+def enumerated(fields: list[Field] | list[str]) -> str:
+    names = [f"`{one if isinstance(one, str) else one.name}`" for one in fields]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def article(noun: str) -> str:
+    """A guess: `a user`, `an hour`, `an order`."""
+    vowel = re.match(r"[aeiou]|hour|honou?r|heir", noun) and not re.match(
+        r"uni([^mn]|$)|us[aeiu]|eu|one|ut[ei]|ubi", noun
+    )
+    return f"{'an' if vowel else 'a'} {noun}"
+
+
+def pluralized(name: str) -> str:
+    if re.search("[^aeiou]y$", name):
+        return f"{name[:-1]}ies"
+    return f"{name}es" if re.search("(s|x|z|ch|sh)$", name) else f"{name}s"
+
+
+def docstring(sentences: list[str]) -> str:
+    """On one line if it fits, else wrapped below its first sentence."""
+    whole = f'    """{" ".join(sentences)}"""'
+    if len(whole) <= WIDTH:
+        return whole
+    lines = [""]
+    for word in " ".join(sentences[1:]).split():
+        if len(lines[-1]) + len(word) + 1 > WIDTH - 4:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    body = "\n".join(f"    {line}" for line in lines)
+    return f'    """{sentences[0]}\n\n{body}\n    """'
+
+
+def check_names(tree: Tree, name: str, plural: str, tables: dict[str, Table]) -> None:
+    check_identifier(name)
+    check_identifier(plural)
+    for one in (name, plural):
+        if hasattr(builtins, one) or hasattr(builtins, camel(one)):
+            raise ScaffoldError(f"{one} is a built-in name of Python")
+    if plural in RESERVED:
+        raise ScaffoldError(f"{plural} is a reserved word of SQL: give another PLURAL=")
+    if plural in tables or plural in OWN_TABLES:
+        raise ScaffoldError(f"there is a table {plural} already")
+    paths = {path.split("/")[1] for path in paths_of_routes(tree.read("main.py")) if "/" in path}
+    if plural in paths | OWN_PATHS:
+        raise ScaffoldError(f"there is a path /{plural} already")
+    main = top_level_names(tree.read("main.py"))
+    models = top_level_names(tree.read("models.py"))
+    if name in ROUTE_NAMES | main:
+        raise ScaffoldError(f"{name} is a name that main.py uses already")
+    cls = camel(name)
+    for suffix in ("", "Base", "Create", "Read", "Update", "Filter"):
+        if cls + suffix in models | main | IMPORTED or hasattr(types, cls + suffix):
+            raise ScaffoldError(f"{cls}{suffix} is a name that models.py uses already")
+    functions = {
+        f"list_{plural}",
+        *(f"{verb}_{name}" for verb in ("create", "read", "update", "delete")),
+    }
+    if taken := functions & main:
+        raise ScaffoldError(f"main.py has {min(taken)} already")
+    if f"make_{name}" in top_level_names(tree.read("tests/rows.py")):
+        raise ScaffoldError(f"tests/rows.py has make_{name} already")
+    if (tree.root / f"tests/test_{plural}.py").exists():
+        raise ScaffoldError(f"there is a tests/test_{plural}.py already")
+
+
+def with_aliases(fields: list[Field], cls: str, models: str) -> tuple[list[Field], dict[str, str]]:
+    """Finds or makes up the names of the types that models.py defines for these fields."""
+    taken = top_level_names(models) | IMPORTED | {cls}
+    defined = {
+        ast.unparse(node.targets[0]): ast.unparse(node.value)
+        for node in ast.parse(models).body
+        if isinstance(node, ast.Assign)
+    }
+    new: dict[str, str] = {}
+    named = []
+    for field in fields:
+        kind = field.kind
+        if kind.alias is not None:
+            source = ast.unparse(ast.parse(kind.alias))
+            for alias in (kind.type, f"{cls}{kind.type}"):
+                if defined.get(alias, "").replace("_", "") == source.replace("_", ""):
+                    break
+                if (
+                    alias not in taken
+                    and not hasattr(types, alias)
+                    and alias not in builtins.__dict__
+                ):
+                    new[alias] = kind.alias
+                    break
+            else:
+                raise ScaffoldError(
+                    f"{field.name}: {cls}{kind.type} is a name that models.py uses already"
+                )
+            taken.add(alias)
+            defined[alias] = source
+            kind = replace(kind, type=alias, query=alias)
+        named.append(replace(field, kind=kind))
+    return named, new
+
+
+def ancestors(table: str, tables: dict[str, Table]) -> list[str]:
+    """The tables of which a row of this one needs rows, itself included, once for each reference."""
+    required = [name for name, needed in tables[table].references.items() if needed]
+    return [table, *(name for parent in required for name in ancestors(parent, tables))]
+
+
+def find_parents(fields: list[Field], rows: dict[str, str]) -> list[tuple[Field, str]]:
+    parents = []
+    for field in fields:
+        if field.kind.table and field.required:
+            if f"/{field.kind.table}" not in rows:
+                raise ScaffoldError(
+                    f"{field.name}: tests/rows.py does not say how to make one of {field.kind.table}"
+                )
+            parents.append((field, rows[f"/{field.kind.table}"]))
+    return parents
+
+
+def describe(tree: Tree, name: str, plural: str, text: str) -> Resource:
+    """Parses what was asked for. Raises ScaffoldError if there is anything wrong with it."""
+    models = tree.read("models.py")
+    tables = tables_of_models(models)
+    check_names(tree, name, plural, tables)
+    fields, aliases = with_aliases(parse_fields(text, tables, plural), camel(name), models)
+    rows = makers_of_rows(tree.read("tests/rows.py"))
+    parents = find_parents(fields, rows)
+    needed = [one for field, _ in parents for one in ancestors(str(field.kind.table), tables)]
+    apart = len(needed) > len(set(needed))
+    singulars = {table: snake(found.cls) for table, found in tables.items()} | {plural: name}
+    return Resource(name, plural, fields, aliases, parents, apart, singulars)
+
+
+def snake(name: str) -> str:
+    return re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def insert_before(text: str, found: type[ast.stmt] | tuple[type[ast.stmt], ...], new: str) -> str:
+    """Inserts lines before the first statement of a kind, or at the end."""
+    lines = text.splitlines(keepends=True)
+    for node in ast.parse(text).body:
+        if isinstance(node, found):
+            lines.insert(node.lineno - 1, new)
+            return "".join(lines)
+    return f"{text.rstrip()}\n\n\n{new}"
+
+
+def add_aliases(text: str, aliases: dict[str, str]) -> str:
+    """Defines them below those that there are, or below the imports."""
+    if not aliases:
+        return text
+    new = "".join(f"{name} = {source}\n" for name, source in aliases.items())
+    lines = text.splitlines(keepends=True)
+    body = ast.parse(text).body
+    above = [node for node in body if isinstance(node, ast.Assign | ast.Import | ast.ImportFrom)]
+    last = above[-1]
+    gap = "" if isinstance(last, ast.Assign) else "\n"
+    lines.insert(last.end_lineno or 0, gap + new)
+    return "".join(lines)
+
+
+def add_entry(source: str, entry: str) -> str:
+    """Adds it to the source of a dict. The last comma makes ruff write one entry a line."""
+    inner = source.strip("{}").strip().removesuffix(",")
+    return f"{{{inner}{',' if inner else ''}{entry},}}"
+
+
+def add_resource(root: Path, name: str, text: str, plural: str = "") -> str:
+    """Writes the resource and its migration. Returns what to tell the user."""
+    tree = Tree(root)
+    tree.require_clean()
+    resource = describe(tree, name, plural or pluralized(name), text)
+    imports = (ast.Import, ast.ImportFrom)
+    with tree.undone_on_failure():
+        models = insert_before(tree.read("models.py"), imports, render("imports_models.mako"))
+        models = add_aliases(models, resource.aliases)
+        tree.write("models.py", f"{models.rstrip()}\n\n\n{render('models.mako', r=resource)}")
+        main = tree.read("main.py")
+        main = insert_before(main, imports, render("imports_main.mako", r=resource))
+        tree.write("main.py", f"{main.rstrip()}\n\n\n{render('main.mako', r=resource)}")
+        rows = replace_value(
+            tree.read("tests/rows.py"),
+            "ROWS",
+            lambda old: (
+                old.rstrip("}").rstrip().rstrip(",").replace("{", "{", 1)
+                + ("," if old.strip("{} \n") else "")
+                + f'"/{resource.plural}": make_{resource.name},}}'
+            ),
+        )
+        rows = insert_before(rows, imports, "from nutshell.tests.fixtures import create\n")
+        rows = insert_before(rows, ast.AnnAssign, f"{render('rows.mako', r=resource)}\n\n")
+        tree.write("tests/rows.py", rows)
+        tree.write(f"tests/test_{resource.plural}.py", render("test.mako", r=resource))
+        tree.format()
+        migration = write_migration(tree, resource.plural)
+        tree.format()
+        tree.run(sys.executable, "-c", "import main; main.app.openapi()")
+    return render("report.mako", r=resource, migration=migration)
+
+
+def write_migration(tree: Tree, plural: str) -> str:
+    """Compares the models with a new database that has all earlier migrations."""
+    versions = tree.root / "migrations/versions"
+    before = {path.name for path in versions.glob("*.py")}
+    numbers = [name[:4] for name in before if re.match(r"\d{4}_", name)]
+    number = (
+        [f"--rev-id={int(max(numbers)) + 1:04}"] if len(numbers) == len(before) and before else []
+    )
+    with tempfile.TemporaryDirectory(prefix="nutshell-scaffold-") as folder:
+        url = f"sqlite:///{folder}/empty.db"
+        tree.python("alembic", "upgrade", "head", DATABASE_URL=url)
+        try:
+            message = f"Create {plural}."
+            tree.python(
+                "alembic", "revision", "--autogenerate", "-m", message, *number, DATABASE_URL=url
+            )
+        finally:
+            written = {path.name for path in versions.glob("*.py")} - before
+            tree.touched |= {f"migrations/versions/{name}": False for name in written}
+    if not written:
+        raise ScaffoldError("alembic wrote no migration")
+    return f"migrations/versions/{min(written)}"
