@@ -182,6 +182,7 @@ class Tree:
 
     def write(self, path: str, text: str) -> None:
         self.keep(path)
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         (self.root / path).write_text(text)
 
     def remove(self, path: str) -> None:
