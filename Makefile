@@ -14,9 +14,9 @@ run: .venv/$(or $(DATABASE),run)
 demo: .venv/run
 	@$(BIN)/python -m tests.demo
 
-# Makes an empty service of this clone: make new NAME=reader
-# Adds a resource: make resource NAME=bookmark FIELDS='title:text:200 read:flag=false owner:ref:users?'
-# PLURAL= says what English does not. The variables reach Python in the environment.
+# `make new NAME=reader` turns a clone into an empty service.
+# `make resource NAME=bookmark FIELDS='title:text:200 read:flag=false owner:ref:users?'` adds a resource.
+# `PLURAL=people` is for an irregular plural. make passes these variables in the environment.
 new resource: .venv/dev
 	@$(BIN)/python -m nutshell.scaffold $@
 

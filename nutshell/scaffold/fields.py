@@ -17,6 +17,8 @@ from nutshell.fields import Email, Update, Url, Whole
 from nutshell.paging import Filter
 from nutshell.scaffold.tree import ScaffoldError
 
+# An index of PostgreSQL holds 2,700 bytes, and a cursor, which contains the value, 1,300 letters.
+MAX_UNIQUE = 200
 MAX_NAME = 30  # PostgreSQL cuts names to 63 bytes; those of constraints are made of several
 # A schema with such a field could not name these types.
 PYTHON_TYPES = {"bool", "date", "datetime", "int", "str"}
@@ -32,7 +34,7 @@ class Kind:
     shown: str  # in the Read schema
     query: str  # in the Filter schema
     examples: tuple[Any, Any]  # two different JSON values
-    unique: str | None  # an expression in `number` for a row of its own; None if there are too few
+    unique: str | None  # an expression in `number` for a row of its own; None: it cannot be unique
     alias: str | None = None  # what `type` is short for, if models.py defines it
     column: str | None = None  # its type, where SQLModel could not derive it
     nullable_column: str | None = None  # the same, of a column that may be null
@@ -108,6 +110,7 @@ def text(name: str, arguments: list[str]) -> Kind:
     if len(arguments) != 1 or not re.fullmatch("[1-9][0-9]{0,6}", arguments[0], re.ASCII):
         raise ScaffoldError("text needs its greatest length, as in text:200")
     length = int(arguments[0])
+    prefix = words(name)[: max(0, length - 10)]
     example, other = words(name).capitalize()[:length], f"Another {words(name)}"[:length]
 
     def parse_text(given: str) -> str:
@@ -121,7 +124,7 @@ def text(name: str, arguments: list[str]) -> Kind:
         shown="str",
         query=camel(name),
         examples=(example, other if other != example else example.swapcase()),
-        unique=f'f"{words(name)[: max(0, length - 10)]}{{number}}"',
+        unique=f'f"{prefix}{{number}}"' if length <= MAX_UNIQUE else None,
         nullable_column=f"String({length})",
         default=parse_text,
     )
@@ -199,7 +202,7 @@ def url(name: str, arguments: list[str]) -> Kind:
         shown="str",
         query="Url",
         examples=("https://example.com/engine", "https://example.com/card"),
-        unique='f"https://example.com/{number}"',
+        unique=None,
         nullable_column="String(2000)",
         default=parse_with(Url),
     )
@@ -314,7 +317,9 @@ def parse_field(word: str) -> Field:
         kind = replace(kind, on_delete=ON_DELETE[chosen])
     check_column(name)
     if unique and kind.unique is None:
-        raise ScaffoldError(f"a unique {kind_name} would allow only a few rows")
+        raise ScaffoldError(
+            f"{kind_name} cannot be unique: too few values, or too long for an index"
+        )
     default = parse_default(kind, kind_name, given) if equals else None
     if unique and default is not None:
         raise ScaffoldError("a default of a unique field would serve one row")

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy.dialects.postgresql.base import PGIdentifierPreparer
 from sqlalchemy.dialects.sqlite.base import SQLiteIdentifierPreparer
@@ -141,29 +142,34 @@ class Resource:
                     if field.unique
                     else f"`{field.name}` ignores case."
                 )
-            if field.null_filter:
-                sentences.append(
-                    f"`{field.null_filter}=true` finds {self.many} without `{field.name}`."
-                )
             if field.kind.ranged:
                 kind = "day" if field.kind.shown == "date" else "instant"
                 without = f", and omit {self.many} without `{field.name}`" if field.nullable else ""
                 names = enumerated(list(field.range_filters))
                 sentences.append(f"{names} exclude that {kind} itself{without}.")
+        if nullable := [field for field in self.fields if field.null_filter]:
+            find = enumerated([f"{field.null_filter}=true" for field in nullable])
+            found = f"`{nullable[0].name}`" if len(nullable) == 1 else "that value"
+            verb = "finds" if len(nullable) == 1 else "find"
+            sentences.append(f"{find} {verb} {self.many} without {found}.")
         return docstring(sentences)
 
     @property
-    def conflicts(self) -> list[str]:
+    def conflicts(self) -> str:
         """When creating or changing a row answers 409."""
+        unique = [field for field in self.fields if field.unique]
+        references = [field for field in self.fields if field.kind.table]
         found = []
-        for field in self.fields:
-            if field.unique:
-                case = ", ignoring case" if field.kind.type == "Email" else ""
-                found.append(f"another {self.one} has this `{field.name}`{case}")
-        for field in self.fields:
-            if field.kind.table:
-                found.append(f"there is no {words(self.singular(field))} `{field.name}`")
-        return found
+        if unique:
+            case = ", ignoring case" if all(f.kind.type == "Email" for f in unique) else ""
+            found.append(f"another {self.one} has this {enumerated(unique, 'or')}{case}")
+        if len(references) == 1:
+            found.append(
+                f"there is no {words(self.singular(references[0]))} `{references[0].name}`"
+            )
+        elif references:
+            found.append(f"{enumerated(references, 'or')} refers to no row")
+        return f"409 if {', or if '.join(found)}." if found else ""
 
     def singular(self, field: Field) -> str:
         """What the table of a reference calls one row."""
@@ -171,8 +177,8 @@ class Resource:
 
     @property
     def create_docstring(self) -> str:
-        conflict = [f"409 if {' or if '.join(self.conflicts)}."] if self.conflicts else []
-        return docstring([f"Creates {article(self.one)}.", *conflict])
+        sentences = [f"Creates {article(self.one)}."]
+        return docstring([*sentences, self.conflicts] if self.conflicts else sentences)
 
     @property
     def update_docstring(self) -> str:
@@ -224,20 +230,23 @@ class Resource:
         return {field.name: other(field) for field in fields}
 
     @property
-    def searches(self) -> list[tuple[dict[str, Any], str]]:
-        """Parameters that find one of two rows, of which the second has the `changes`."""
-        found: list[tuple[dict[str, Any], str]] = []
+    def searches(self) -> list[str]:
+        """Query strings that find only a row with the `changes`, and no new one."""
+        found = []
         for field in self.fields:
             if field.kind.table:
                 continue
             if field.equality:
-                found.append(({field.name: other(field)}, "second"))
+                found.append(f"{field.name}={in_query(other(field))}")
             if field.null_filter:
-                found.append(({field.null_filter: False}, "second"))
-            for name in field.range_filters:
-                if name.endswith("_after") and not field.unique:
-                    found.append(({name: field.kind.examples[0]}, "second"))
+                found.append(f"{field.null_filter}=false")
+            if field.kind.ranged and not field.unique:
+                found.append(f"{field.range_filters[1]}={in_query(field.kind.examples[0])}")
         return found
+
+
+def in_query(value: Any) -> str:
+    return quote(str(value).lower() if isinstance(value, bool) else str(value), safe=":")
 
 
 def annotation(field: Field) -> str:
@@ -250,9 +259,9 @@ def other(field: Field) -> Any:
     return first if field.default == second else second
 
 
-def enumerated(fields: list[Field] | list[str]) -> str:
+def enumerated(fields: list[Field] | list[str], word: str = "and") -> str:
     names = [f"`{one if isinstance(one, str) else one.name}`" for one in fields]
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f" {word} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def article(noun: str) -> str:

@@ -1,0 +1,190 @@
+"""`make resource` and `make new`, in copies of this project: they hold whatever resources it has."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nutshell.scaffold.new import make_new
+from nutshell.scaffold.resource import add_resource
+from nutshell.scaffold.tests.conftest import commit, git
+from nutshell.scaffold.tree import ScaffoldError, tables_of_models
+from nutshell.tests.service import ROOT, plain_environment
+
+BIN = Path(sys.executable).parent
+
+
+def run(tree: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=tree,
+        env=plain_environment(),
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+def make(tree: Path, target: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    given = [f"{name}={value}" for name, value in variables.items()]
+    return run(tree, "make", "--old-file=.venv/dev", f"BIN={BIN}", target, *given)
+
+
+def check_gates(tree: Path) -> None:
+    done = make(tree, "check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    options = ["-q", "-n", "2", "-m", "not slow and not soak"]
+    done = run(tree, sys.executable, "-m", "pytest", *options, "tests")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert git(tree, "status", "--porcelain") == ""
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("name", "plural", "fields", "reason"),
+    [
+        ("Gizmo", "", "a:flag", "'Gizmo' is no name"),
+        ("giz-mo", "", "a:flag", "'giz-mo' is no name"),
+        ("gizmo", "../gizmos", "a:flag", "is no name"),
+        ("class", "", "a:flag", "class is a keyword"),
+        ("filter", "", "a:flag", "filter is a built-in name"),
+        ("warning", "", "a:flag", "warning is a built-in name"),
+        ("session", "", "a:flag", "session is a name that main.py uses already"),
+        ("app", "", "a:flag", "app is a name that main.py uses already"),
+        ("text", "", "a:flag", "Text is a name that models.py uses already"),
+        ("query", "", "a:flag", "query is a name that main.py uses already"),
+        ("gizmo", "select", "a:flag", "select is a reserved word of SQL"),
+        ("idempotency_key", "", "a:flag", "there is a table idempotency_keys already"),
+        ("doc", "", "a:flag", "there is a path /docs already"),
+        ("migration", "", "a:flag", "there is a tests/test_migrations.py already"),
+        ("gizmo", "", "", "FIELDS is missing"),
+        ("gizmo", "", "a:ref:nowheres", "there is no table nowheres"),
+    ],
+)
+def test_bad_resource_is_refused_and_nothing_changed(
+    unchanged: Path, name: str, plural: str, fields: str, reason: str
+) -> None:
+    with pytest.raises(ScaffoldError) as raised:
+        add_resource(unchanged, name, fields, plural)
+    assert reason in str(raised.value)
+    assert git(unchanged, "status", "--porcelain") == ""
+
+
+def test_taken_table_is_refused(unchanged: Path) -> None:
+    tables = tables_of_models((unchanged / "models.py").read_text())
+    if not tables:
+        pytest.skip("this service has no resource")
+    for table in tables:
+        with pytest.raises(ScaffoldError, match=f"there is a table {table} already"):
+            add_resource(unchanged, "gizmo", "a:flag", table)
+
+
+@pytest.mark.parametrize("name", ["", "Reader", "my_reader", "a" * 31, "-a"])
+def test_bad_name_of_a_service_is_refused(unchanged: Path, name: str) -> None:
+    with pytest.raises(ScaffoldError, match="is no name for a service"):
+        make_new(unchanged, name)
+    assert git(unchanged, "status", "--porcelain") == ""
+
+
+def test_unclean_tree_is_refused(tree: Path) -> None:
+    (tree / "notes.txt").write_text("not committed\n")
+    with pytest.raises(ScaffoldError, match="uncommitted changes"):
+        add_resource(tree, "gizmo", "a:flag")
+    with pytest.raises(ScaffoldError, match="uncommitted changes"):
+        make_new(tree, "reader")
+    assert git(tree, "status", "--porcelain") == "?? notes.txt\n"
+
+
+def test_failure_half_way_is_undone(tree: Path) -> None:
+    (tree / "alembic.ini").write_text("[alembic]\n")
+    commit(tree)
+    with pytest.raises(ScaffoldError, match="alembic"):
+        add_resource(tree, "gizmo", "a:flag")
+    assert git(tree, "status", "--porcelain") == ""
+
+
+@pytest.mark.slow
+def test_make_says_in_one_line_what_is_wrong(unchanged: Path) -> None:
+    for target, variables, reason in [
+        ("resource", {}, "resource: NAME is missing: make resource NAME=…. Nothing was changed."),
+        ("new", {"NAME": "A"}, "new: 'A' is no name for a service"),
+        ("resource", {"NAME": "gizmo", "FIELDS": "a:b"}, "resource: a:b: 'b' is no type"),
+    ]:
+        done = make(unchanged, target, **variables)
+        assert done.returncode != 0
+        first, *rest = done.stderr.splitlines()
+        assert first.startswith(reason)
+        assert all(line.startswith("make") for line in rest)
+
+
+# What they write
+
+GIZMOS: list[dict[str, str]] = [
+    {
+        "NAME": "gizmo_kind",
+        "FIELDS": "code:text:8:unique title:text:200 note:text:500? type:text:5 group:text:20='a b' "
+        "mail:email:unique? site:url? parent:ref:gizmo_kinds?",
+    },
+    {
+        "NAME": "gizmo",
+        "FIELDS": "kind:ref:gizmo_kinds spare:ref:gizmo_kinds:cascade other:ref:gizmo_kinds? "
+        "status:choice:draft:sent=draft state:choice:on:off? made_on:day sold_at:instant? count:whole=5 "
+        "weight:whole? serial:whole:unique read:flag=true path:text:10",
+    },
+    {
+        "NAME": "gizmo_person",
+        "PLURAL": "gizmo_people",
+        "FIELDS": "gizmo:ref:gizmos:unique kind:ref:gizmo_kinds:restrict? born_on:day:unique",
+    },
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_resources_that_refer_to_each_other_pass_both_gates(tree: Path) -> None:
+    for variables in GIZMOS:
+        done = make(tree, "resource", **variables)
+        assert done.returncode == 0, done.stderr
+        assert f"Create {variables.get('PLURAL', variables['NAME'] + 's')}." in "".join(
+            path.read_text() for path in (tree / "migrations/versions").glob("*.py")
+        )
+        commit(tree)
+    check_gates(tree)
+    with pytest.raises(ScaffoldError, match="there is a table gizmos already"):
+        add_resource(tree, "gizmo", "a:flag")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_new_service_passes_both_gates_without_and_with_a_resource(tree: Path) -> None:
+    if not (ROOT / "MAKE_IT_YOURS.md").exists():
+        pytest.skip("this is a service of its own already")
+    done = make(tree, "new", NAME="my-reader")
+    assert done.returncode == 0, done.stderr
+    assert not (tree / "lab").exists()
+    assert 'create_app("My Reader"' in (tree / "main.py").read_text()
+    assert (tree / "README.md").read_text().startswith("# My Reader\n")
+    commit(tree)
+    check_gates(tree)
+    done = make(tree, "new", NAME="my-reader")
+    assert done.returncode != 0
+    assert "this is no fresh clone" in done.stderr
+    done = make(tree, "resource", NAME="gizmo", FIELDS="title:text:200 read:flag=false")
+    assert done.returncode == 0, done.stderr
+    commit(tree)
+    check_gates(tree)
+
+
+def test_new_service_is_refused_beside_own_resources(tree: Path) -> None:
+    if not (ROOT / "MAKE_IT_YOURS.md").exists():
+        pytest.skip("this is a service of its own already")
+    main = tree / "main.py"
+    main.write_text(f'{main.read_text()}\n\n@app.get("/gizmos")\nasync def f() -> None: ...\n')
+    commit(tree)
+    with pytest.raises(ScaffoldError, match=r"resources of your own \(gizmos\)"):
+        make_new(tree, "reader")
+    assert git(tree, "status", "--porcelain") == ""
