@@ -256,7 +256,7 @@ def reference(name: str, arguments: list[str]) -> Kind:
     )
 
 
-# A type that nutshell/fields.py gets needs an entry here: its name, how it is made, and how it is written.
+# Each type by name, with an example. A new type of nutshell/fields.py needs a function and an entry here.
 KINDS: dict[str, tuple[Callable[[str, list[str]], Kind], str]] = {
     "text": (text, "text:200"),
     "whole": (whole, "whole"),
@@ -305,7 +305,8 @@ def parse_field(word: str) -> Field:
     if unique:
         arguments.pop()
     if kind_name not in KINDS:
-        raise ScaffoldError(f"{kind_name!r} is no type; the types are {', '.join(KINDS)}")
+        known = ", ".join(example for _, example in KINDS.values())
+        raise ScaffoldError(f"{kind_name!r} is no type; the types are {known}")
     check_identifier(name)
     kind = KINDS[kind_name][0](name, arguments)
     if kind.table is not None:

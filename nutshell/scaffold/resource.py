@@ -3,7 +3,6 @@
 import ast
 import builtins
 import re
-import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,7 +118,7 @@ class Resource:
         own = [field for field in self.fields if not field.kind.table]
         own.sort(key=lambda field: (not field.kind.filtered, kinds.index(field.kind.shown)))
         field = next(iter(own or self.fields))
-        return f"{field.name}={None if not own and field.nullable else other(field)!r}"
+        return f"{field.name}={other(field)!r}"
 
     @property
     def title(self) -> str:
@@ -455,7 +454,6 @@ def add_resource(root: Path, name: str, text: str, plural: str = "") -> str:
         tree.format()
         migration = write_migration(tree, resource.plural)
         tree.format()
-        tree.run(sys.executable, "-c", "import main; main.app.openapi()")
     return render("report.mako", r=resource, migration=migration)
 
 
@@ -463,18 +461,18 @@ def write_migration(tree: Tree, plural: str) -> str:
     """Compares the models with a new database that has all earlier migrations."""
     versions = tree.root / "migrations/versions"
     before = {path.name for path in versions.glob("*.py")}
-    numbers = [name[:4] for name in before if re.match(r"\d{4}_", name)]
-    number = (
-        [f"--rev-id={int(max(numbers)) + 1:04}"] if len(numbers) == len(before) and before else []
-    )
+    numbers = [int(name[:4]) for name in before if re.match(r"\d{4}_", name)]
+    # Numbered as the others are, unless Alembic has named some.
+    number = [f"--rev-id={max(numbers) + 1:04}"] if len(numbers) == len(before) > 0 else []
+    alembic = ("-m", "alembic", "-c", str(tree.root / "alembic.ini"))
+    create = ("revision", "--autogenerate", "-m", f"Create {plural}.", *number)
     with tempfile.TemporaryDirectory(prefix="nutshell-scaffold-") as folder:
-        url = f"sqlite:///{folder}/empty.db"
-        tree.python("alembic", "upgrade", "head", DATABASE_URL=url)
+        database = Path(folder) / "empty.db"
         try:
-            message = f"Create {plural}."
-            tree.python(
-                "alembic", "revision", "--autogenerate", "-m", message, *number, DATABASE_URL=url
-            )
+            tree.python(*alembic, "upgrade", "head", database=database)
+            tree.python(*alembic, *create, database=database)
+            # The service must still start.
+            tree.python("-c", "import main; main.app.openapi()", database=database)
         finally:
             written = {path.name for path in versions.glob("*.py")} - before
             tree.touched |= {f"migrations/versions/{name}": False for name in written}

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,6 +118,16 @@ def render(template: str, **names: Any) -> str:
     return str(Template(filename=str(TEMPLATES / template)).render(**names))
 
 
+def run(folder: Path, command: Sequence[str], environment: Mapping[str, str]) -> str:
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = (done.stdout + done.stderr).strip().splitlines() or ["no reason given"]
+        raise ScaffoldError(f"{Path(command[0]).name} {' '.join(command[1:3])}: {lines[-1]}")
+    return done.stdout
+
+
 class Tree:
     """A working tree of git. Inside `undone_on_failure`, changes are undone unless all succeed."""
 
@@ -144,30 +154,19 @@ class Tree:
                 "there are uncommitted changes (git status): commit or stash them first"
             )
 
-    def run(self, *command: str, **environment: str) -> str:
+    def run(self, *command: str) -> str:
         """Runs a command in the tree. Raises ScaffoldError with the last line of what it says."""
-        done = subprocess.run(
-            command,
-            cwd=self.root,
-            env={**self.environment(), **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            lines = (done.stdout + done.stderr).strip().splitlines() or ["no reason given"]
-            raise ScaffoldError(f"{Path(command[0]).name} {' '.join(command[1:4])}: {lines[-1]}")
-        return done.stdout
+        return run(self.root, command, os.environ)
 
-    def environment(self) -> dict[str, str]:
-        """Without what would lead git or Python to another tree."""
-        kept = dict(os.environ)
-        for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "PYTHONPATH"):
-            kept.pop(name, None)
-        return kept
-
-    def python(self, module: str, *arguments: str, **environment: str) -> str:
-        return self.run(sys.executable, "-m", module, *arguments, **environment)
+    def python(self, *arguments: str, database: Path) -> str:
+        """Runs Python on a SQLite database of its own, where the developer's settings do not apply."""
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+        environment = {
+            **kept,
+            "DATABASE_URL": f"sqlite:///{database}",
+            "PYTHONPATH": str(self.root),
+        }
+        return run(database.parent, (sys.executable, *arguments), environment)
 
     def keep(self, path: str) -> None:
         """Remembers the file as it is, to restore it if a later step fails."""
@@ -190,16 +189,17 @@ class Tree:
         file = self.root / path
         file.unlink()
         for folder in file.parents:
-            if folder == self.root or any(folder.iterdir()):
+            if {entry.name for entry in folder.iterdir()} - {"__pycache__"}:
                 break
-            folder.rmdir()
+            shutil.rmtree(folder)
 
     def format(self) -> None:
         """Sorts imports, removes unused ones and formats the files written."""
         files = [path for path in self.touched if path.endswith(".py")]
         files = [path for path in files if (self.root / path).exists()]
-        self.python("ruff", "check", "--quiet", "--fix", "--select", "I,F401", *files)
-        self.python("ruff", "format", "--quiet", *files)
+        ruff = (sys.executable, "-m", "ruff")
+        self.run(*ruff, "check", "--quiet", "--fix", "--select", "I,F401", *files)
+        self.run(*ruff, "format", "--quiet", *files)
 
     @contextmanager
     def undone_on_failure(self) -> Iterator[None]:

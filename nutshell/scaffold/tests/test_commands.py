@@ -121,6 +121,13 @@ def test_make_says_in_one_line_what_is_wrong(unchanged: Path) -> None:
         assert all(line.startswith("make") for line in rest)
 
 
+def test_serving_imports_nothing_of_it() -> None:
+    script = "import main, nutshell.__main__, sys; print(*sys.modules)"
+    done = run(ROOT, sys.executable, "-c", script)
+    assert "nutshell.app" in done.stdout.split()
+    assert "nutshell.scaffold" not in done.stdout
+
+
 # What they write
 
 GIZMOS: list[dict[str, str]] = [
@@ -140,6 +147,7 @@ GIZMOS: list[dict[str, str]] = [
         "PLURAL": "gizmo_people",
         "FIELDS": "gizmo:ref:gizmos:unique kind:ref:gizmo_kinds:restrict? born_on:day:unique",
     },
+    {"NAME": "gizmo_link", "FIELDS": "kind:ref:gizmo_kinds:cascade gizmo:ref:gizmos:cascade"},
 ]
 
 

@@ -121,7 +121,7 @@ def test_reference_restricts_when_required_and_is_set_to_null_when_not(
         ("", "FIELDS is missing"),
         ("'", "FIELDS: No closing quotation"),
         ("title", "it has no type"),
-        ("title:", "'' is no type; the types are text, whole, flag"),
+        ("title:", "'' is no type; the types are text:200, whole, flag"),
         ("title:string", "'string' is no type"),
         ("title:text", "text needs its greatest length"),
         ("title:text:0", "text needs its greatest length"),
