@@ -15,6 +15,7 @@ from sqlmodel import SQLModel
 
 from nutshell.fields import Email, Update, Url, Whole
 from nutshell.paging import Filter
+from nutshell.scaffold.english import camel, words
 from nutshell.scaffold.tree import ScaffoldError
 
 # An index of PostgreSQL holds 2,700 bytes, and a cursor, which contains the value, 1,300 letters.
@@ -78,14 +79,6 @@ class Field:
     def filters(self) -> list[str]:
         names = [self.name] if self.equality else []
         return [*names, *([self.null_filter] if self.null_filter else []), *self.range_filters]
-
-
-def words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def camel(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))
 
 
 def no_arguments(arguments: list[str], kind: str) -> None:

@@ -13,7 +13,16 @@ from sqlalchemy.dialects.postgresql.base import PGIdentifierPreparer
 from sqlalchemy.dialects.sqlite.base import SQLiteIdentifierPreparer
 
 from nutshell import fields as types
-from nutshell.scaffold.fields import Field, camel, check_identifier, parse_fields, words
+from nutshell.scaffold.english import (
+    article,
+    camel,
+    docstring,
+    enumerated,
+    pluralized,
+    snake,
+    words,
+)
+from nutshell.scaffold.fields import Field, check_identifier, parse_fields
 from nutshell.scaffold.tree import (
     ScaffoldError,
     Table,
@@ -40,10 +49,10 @@ IMPORTED = {
     "SQLModel",
     "String",
 }
+SCHEMAS = ("", "Base", "Create", "Read", "Update", "Filter")
 OWN_PATHS = {"docs", "healthz", "readyz", "trace"}
 OWN_TABLES = {"alembic_version", "idempotency_keys"}
 RESERVED = PGIdentifierPreparer.reserved_words | SQLiteIdentifierPreparer.reserved_words
-WIDTH = 100
 
 
 @dataclass
@@ -133,7 +142,7 @@ class Resource:
             field for field in self.fields if field.equality and field.kind.type != "Email"
         ]:
             find = "finds" if len(exact) == 1 else "find"
-            sentences.append(f"{enumerated(exact)} {find} {self.many} with that value.")
+            sentences.append(f"{enumerated(names_of(exact))} {find} {self.many} with that value.")
         for field in self.fields:
             if field.equality and field.kind.type == "Email":
                 sentences.append(
@@ -144,7 +153,7 @@ class Resource:
             if field.kind.ranged:
                 kind = "day" if field.kind.shown == "date" else "instant"
                 without = f", and omit {self.many} without `{field.name}`" if field.nullable else ""
-                names = enumerated(list(field.range_filters))
+                names = enumerated(field.range_filters)
                 sentences.append(f"{names} exclude that {kind} itself{without}.")
         if nullable := [field for field in self.fields if field.null_filter]:
             find = enumerated([f"{field.null_filter}=true" for field in nullable])
@@ -161,13 +170,13 @@ class Resource:
         found = []
         if unique:
             case = ", ignoring case" if all(f.kind.type == "Email" for f in unique) else ""
-            found.append(f"another {self.one} has this {enumerated(unique, 'or')}{case}")
+            found.append(f"another {self.one} has this {enumerated(names_of(unique), 'or')}{case}")
         if len(references) == 1:
             found.append(
                 f"there is no {words(self.singular(references[0]))} `{references[0].name}`"
             )
         elif references:
-            found.append(f"{enumerated(references, 'or')} refers to no row")
+            found.append(f"{enumerated(names_of(references), 'or')} refers to no row")
         return f"409 if {', or if '.join(found)}." if found else ""
 
     def singular(self, field: Field) -> str:
@@ -183,7 +192,7 @@ class Resource:
     def update_docstring(self) -> str:
         sentences = ["Changes only the fields sent."]
         if nullable := [field for field in self.fields if field.nullable]:
-            sentences.append(f"{enumerated(nullable)} may be null.")
+            sentences.append(f"{enumerated(names_of(nullable))} may be null.")
         if self.conflicts:
             sentences.append("409 as on create.")
         return docstring(sentences)
@@ -248,6 +257,10 @@ def in_query(value: Any) -> str:
     return quote(str(value).lower() if isinstance(value, bool) else str(value), safe=":")
 
 
+def names_of(fields: list[Field]) -> list[str]:
+    return [field.name for field in fields]
+
+
 def annotation(field: Field) -> str:
     return f"{field.kind.type} | None" if field.nullable else field.kind.type
 
@@ -256,39 +269,6 @@ def other(field: Field) -> Any:
     """A value that a new row does not have."""
     first, second = field.kind.examples
     return first if field.default == second else second
-
-
-def enumerated(fields: list[Field] | list[str], word: str = "and") -> str:
-    names = [f"`{one if isinstance(one, str) else one.name}`" for one in fields]
-    return f" {word} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def article(noun: str) -> str:
-    """A guess: `a user`, `an hour`, `an order`."""
-    vowel = re.match(r"[aeiou]|hour|honou?r|heir", noun) and not re.match(
-        r"uni([^mn]|$)|us[aeiu]|eu|one|ut[ei]|ubi", noun
-    )
-    return f"{'an' if vowel else 'a'} {noun}"
-
-
-def pluralized(name: str) -> str:
-    if re.search("[^aeiou]y$", name):
-        return f"{name[:-1]}ies"
-    return f"{name}es" if re.search("(s|x|z|ch|sh)$", name) else f"{name}s"
-
-
-def docstring(sentences: list[str]) -> str:
-    """On one line if it fits, else wrapped below its first sentence."""
-    whole = f'    """{" ".join(sentences)}"""'
-    if len(whole) <= WIDTH:
-        return whole
-    lines = [""]
-    for word in " ".join(sentences[1:]).split():
-        if len(lines[-1]) + len(word) + 1 > WIDTH - 4:
-            lines.append("")
-        lines[-1] += f" {word}" if lines[-1] else word
-    body = "\n".join(f"    {line}" for line in lines)
-    return f'    """{sentences[0]}\n\n{body}\n    """'
 
 
 def check_names(tree: Tree, name: str, plural: str, tables: dict[str, Table]) -> None:
@@ -309,7 +289,7 @@ def check_names(tree: Tree, name: str, plural: str, tables: dict[str, Table]) ->
     if name in ROUTE_NAMES | main:
         raise ScaffoldError(f"{name} is a name that main.py uses already")
     cls = camel(name)
-    for suffix in ("", "Base", "Create", "Read", "Update", "Filter"):
+    for suffix in SCHEMAS:
         if cls + suffix in models | main | IMPORTED or hasattr(types, cls + suffix):
             raise ScaffoldError(f"{cls}{suffix} is a name that models.py uses already")
     functions = {
@@ -326,7 +306,7 @@ def check_names(tree: Tree, name: str, plural: str, tables: dict[str, Table]) ->
 
 def with_aliases(fields: list[Field], cls: str, models: str) -> tuple[list[Field], dict[str, str]]:
     """Finds or makes up the names of the types that models.py defines for these fields."""
-    taken = top_level_names(models) | IMPORTED | {cls}
+    taken = top_level_names(models) | IMPORTED | {cls + suffix for suffix in SCHEMAS}
     defined = {
         ast.unparse(node.targets[0]): ast.unparse(node.value)
         for node in ast.parse(models).body
@@ -391,10 +371,6 @@ def describe(tree: Tree, name: str, plural: str, text: str) -> Resource:
     return Resource(name, plural, fields, aliases, parents, apart, singulars)
 
 
-def snake(name: str) -> str:
-    return re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-
-
 def insert_before(text: str, found: type[ast.stmt] | tuple[type[ast.stmt], ...], new: str) -> str:
     """Inserts lines before the first statement of a kind, or at the end."""
     lines = text.splitlines(keepends=True)
@@ -441,11 +417,7 @@ def add_resource(root: Path, name: str, text: str, plural: str = "") -> str:
         rows = replace_value(
             tree.read("tests/rows.py"),
             "ROWS",
-            lambda old: (
-                old.rstrip("}").rstrip().rstrip(",").replace("{", "{", 1)
-                + ("," if old.strip("{} \n") else "")
-                + f'"/{resource.plural}": make_{resource.name},}}'
-            ),
+            lambda old: add_entry(old, f'"/{resource.plural}": make_{resource.name}'),
         )
         rows = insert_before(rows, imports, "from nutshell.tests.fixtures import create\n")
         rows = insert_before(rows, ast.AnnAssign, f"{render('rows.mako', r=resource)}\n\n")

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from nutshell.scaffold.english import article, pluralized
 from nutshell.scaffold.fields import Field, parse_fields
-from nutshell.scaffold.resource import article, pluralized
 from nutshell.scaffold.tree import ScaffoldError
 
 TABLES = {"users", "order_lines"}
