@@ -16,9 +16,10 @@ demo: .venv/run
 
 # `make new NAME=reader` turns a clone into an empty service.
 # `make resource NAME=bookmark FIELDS='title:text:200 read:flag=false owner:ref:users?'` adds a resource.
-# `PLURAL=people` is for an irregular plural. make passes these variables in the environment.
+# `PLURAL=people` is for an irregular plural. make passes these variables in the environment, where Windows
+# has a NAME too.
 new resource: .venv/dev
-	@$(BIN)/python -m nutshell.scaffold $@
+	@$(if $(filter command,$(origin NAME)),,NAME=) $(BIN)/python -m nutshell.scaffold $@
 
 # Measuring coverage takes 50% longer, so only CI does it. Set CI=1 to do it locally.
 test: .venv/dev

@@ -17,6 +17,8 @@ def main(command: str) -> None:
         if command == "new":
             print(make_new(Path.cwd(), name))
         else:
+            if os.environ.get("ID"):
+                raise ScaffoldError("ID: the ids of all resources are whole numbers")
             fields, plural = os.environ.get("FIELDS", ""), os.environ.get("PLURAL", "")
             print(add_resource(Path.cwd(), name, fields, plural))
     except ScaffoldError as error:

@@ -1,5 +1,6 @@
 """`make resource` and `make new`, in copies of this project: they hold whatever resources it has."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,10 @@ from nutshell.scaffold.tree import ScaffoldError, tables_of_models
 from nutshell.tests.service import ROOT, plain_environment
 
 BIN = Path(sys.executable).parent
+OF_NUTSHELL = pytest.mark.skipif(
+    not (ROOT / "MAKE_IT_YOURS.md").exists(), reason="this is a service of its own already"
+)
+LINK = re.compile(r"\]\((?!http)([^)#]+)")
 
 
 def run(tree: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -113,6 +118,7 @@ def test_make_says_in_one_line_what_is_wrong(unchanged: Path) -> None:
         ("resource", {}, "resource: NAME is missing: make resource NAME=…. Nothing was changed."),
         ("new", {"NAME": "A"}, "new: 'A' is no name for a service"),
         ("resource", {"NAME": "gizmo", "FIELDS": "a:b"}, "resource: a:b: 'b' is no type"),
+        ("resource", {"NAME": "gizmo", "FIELDS": "a:flag", "ID": "uuid"}, "resource: ID: the ids"),
     ]:
         done = make(unchanged, target, **variables)
         assert done.returncode != 0
@@ -133,8 +139,8 @@ def test_serving_imports_nothing_of_it() -> None:
 GIZMOS: list[dict[str, str]] = [
     {
         "NAME": "gizmo_kind",
-        "FIELDS": "code:text:8:unique title:text:200 note:text:500? type:text:5 group:text:20='a b' "
-        "mail:email:unique? site:url? parent:ref:gizmo_kinds?",
+        "FIELDS": "mail:email:unique? code:text:8:unique title:text:200 note:text:500? type:text:5 "
+        "group:text:20='a b' site:url? parent:ref:gizmo_kinds?",
     },
     {
         "NAME": "gizmo",
@@ -166,11 +172,10 @@ def test_resources_that_refer_to_each_other_pass_both_gates(tree: Path) -> None:
         add_resource(tree, "gizmo", "a:flag")
 
 
+@OF_NUTSHELL
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_new_service_passes_both_gates_without_and_with_a_resource(tree: Path) -> None:
-    if not (ROOT / "MAKE_IT_YOURS.md").exists():
-        pytest.skip("this is a service of its own already")
     done = make(tree, "new", NAME="my-reader")
     assert done.returncode == 0, done.stderr
     assert not (tree / "lab").exists()
@@ -187,9 +192,27 @@ def test_new_service_passes_both_gates_without_and_with_a_resource(tree: Path) -
     check_gates(tree)
 
 
+@OF_NUTSHELL
+def test_new_service_has_pages_without_dead_links(tree: Path) -> None:
+    make_new(tree, "reader")
+    pages = [*tree.glob("*.md"), *tree.glob("docs/*.md"), *tree.glob(".github/*.md")]
+    links = [(page, link) for page in pages for link in LINK.findall(page.read_text())]
+    assert links
+    dead = [(page.name, link) for page, link in links if not (page.parent / link).exists()]
+    assert dead == []
+
+
+@OF_NUTSHELL
+def test_new_service_is_not_made_of_pages_that_it_does_not_know(tree: Path) -> None:
+    (tree / "docs/scaling.md").write_text("Other words\n")
+    commit(tree)
+    with pytest.raises(ScaffoldError, match=r"docs/scaling\.md is not as Nutshell has it"):
+        make_new(tree, "reader")
+    assert git(tree, "status", "--porcelain") == ""
+
+
+@OF_NUTSHELL
 def test_new_service_is_refused_beside_own_resources(tree: Path) -> None:
-    if not (ROOT / "MAKE_IT_YOURS.md").exists():
-        pytest.skip("this is a service of its own already")
     main = tree / "main.py"
     main.write_text(f'{main.read_text()}\n\n@app.get("/gizmos")\nasync def f() -> None: ...\n')
     commit(tree)
