@@ -104,7 +104,7 @@ def text(name: str, arguments: list[str]) -> Kind:
         raise ScaffoldError("text needs its greatest length, as in text:200")
     length = int(arguments[0])
     prefix = words(name)[: max(0, length - 10)]
-    example, other = words(name).capitalize()[:length], f"Another {words(name)}"[:length]
+    example, other = words(name).capitalize()[:length], f"Another {words(name)}"[:length].rstrip()
 
     def parse_text(given: str) -> str:
         if not 1 <= len(given) <= length:
