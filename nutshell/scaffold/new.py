@@ -35,7 +35,14 @@ REMOVED = (
     "tests/test_users.py",
 )
 VERSIONS = "migrations/versions"
-KEYS = "0003_create_idempotency_keys.py"
+KEYS = "0003_create_idempotency_keys.py"  # the only one that a new service keeps
+MIGRATIONS = {
+    KEYS,
+    "0001_create_tables.py",
+    "0002_add_users_bio.py",
+    "0004_index_todos_title_by_trigrams.py",
+    "0005_index_what_lists_are_sorted_by.py",
+}
 # Pattern and replacement; NAME and TITLE become those of the service. Each must match.
 EDITS: dict[str, list[tuple[str, str]]] = {
     "render.yaml": [("name: nutshell", "name: NAME")],
@@ -101,12 +108,21 @@ def make_new(root: Path, name: str) -> str:
 
 
 def check(tree: Tree, name: str) -> None:
-    """Refuses what is no name, and a tree that is not Nutshell as it was cloned."""
+    """Refuses what is no name for a service, and a tree that is not as it was cloned."""
     if not re.fullmatch("[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or len(name) > 30:
         raise ScaffoldError(
             f"{name!r} is no name for a service: use a-z, 0-9 and -, 30 letters at most"
         )
     tree.require_clean()
+    require_fresh(tree)
+    if others := {Path(path).name for path in tracked(tree, VERSIONS)} - MIGRATIONS:
+        raise ScaffoldError(
+            f"there are migrations of your own ({', '.join(sorted(others))}): use it in a fresh clone"
+        )
+
+
+def require_fresh(tree: Tree) -> None:
+    """Refuses a tree without the resources of Nutshell, or with others beside them."""
     tables = tables_of_models(tree.read("models.py")).keys()
     if not tables & TABLES or not (tree.root / VERSIONS / KEYS).exists():
         raise ScaffoldError("this is no fresh clone: the resources of Nutshell are gone already")

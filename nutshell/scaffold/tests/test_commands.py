@@ -7,17 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from nutshell.scaffold.new import make_new
+from nutshell.scaffold.new import make_new, require_fresh
 from nutshell.scaffold.resource import add_resource
 from nutshell.scaffold.tests.conftest import commit, git
-from nutshell.scaffold.tree import ScaffoldError, tables_of_models
+from nutshell.scaffold.tree import ScaffoldError, Tree, tables_of_models
 from nutshell.tests.service import ROOT, plain_environment
 
 BIN = Path(sys.executable).parent
-OF_NUTSHELL = pytest.mark.skipif(
-    not (ROOT / "MAKE_IT_YOURS.md").exists(), reason="this is a service of its own already"
-)
 LINK = re.compile(r"\]\((?!http)([^)#]+)")
+
+
+def is_nutshell() -> bool:
+    """Whether this is Nutshell itself, and neither a service made of it nor one in the making."""
+    try:
+        require_fresh(Tree(ROOT))
+    except ScaffoldError:
+        return False
+    return '"Nutshell"' in (ROOT / "main.py").read_text()
+
+
+OF_NUTSHELL = pytest.mark.skipif(not is_nutshell(), reason="this is another service")
 
 
 def run(tree: Path, *command: str) -> subprocess.CompletedProcess[str]:
