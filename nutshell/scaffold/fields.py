@@ -20,7 +20,7 @@ from nutshell.scaffold.tree import ScaffoldError
 
 # An index of PostgreSQL holds 2,700 bytes, and a cursor, which contains the value, 1,300 letters.
 MAX_UNIQUE = 200
-MAX_NAME = 30  # PostgreSQL cuts names to 63 bytes; those of constraints are made of several
+MAX_NAME = 30  # the names of constraints are made of several, and PostgreSQL cuts them to 63 bytes
 # A schema with such a field could not name these types.
 PYTHON_TYPES = {"bool", "date", "datetime", "int", "str"}
 # Each table of PostgreSQL or SQLite has columns of these names already.

@@ -246,7 +246,7 @@ class Resource:
                 continue
             if field.equality:
                 found.append(f"{field.name}={in_query(other(field))}")
-            if field.null_filter:
+            if field.null_filter and field.default is None:
                 found.append(f"{field.null_filter}=false")
             if field.kind.ranged and not field.unique:
                 found.append(f"{field.range_filters[1]}={in_query(field.kind.examples[0])}")
@@ -357,12 +357,24 @@ def find_parents(fields: list[Field], rows: dict[str, str]) -> list[tuple[Field,
     return parents
 
 
+def check_constraints(plural: str, fields: list[Field]) -> None:
+    """PostgreSQL would cut their names to 63 bytes, and a 409 could not name the field."""
+    for field in fields:
+        names = [f"uq_{plural}_{field.name}"] if field.unique else []
+        names += [f"fk_{plural}_{field.name}_{field.kind.table}"] if field.kind.table else []
+        if too_long := [name for name in names if len(name) > 63]:
+            raise ScaffoldError(
+                f"{field.name}: its constraint {too_long[0]} has more than 63 letters"
+            )
+
+
 def describe(tree: Tree, name: str, plural: str, text: str) -> Resource:
     """Parses what was asked for. Raises ScaffoldError if there is anything wrong with it."""
     models = tree.read("models.py")
     tables = tables_of_models(models)
     check_names(tree, name, plural, tables)
     fields, aliases = with_aliases(parse_fields(text, tables, plural), camel(name), models)
+    check_constraints(plural, fields)
     rows = makers_of_rows(tree.read("tests/rows.py"))
     parents = find_parents(fields, rows)
     needed = [one for field, _ in parents for one in ancestors(str(field.kind.table), tables)]

@@ -77,6 +77,8 @@ def check_gates(tree: Path) -> None:
         ("migration", "", "a:flag", "there is a tests/test_migrations.py already"),
         ("gizmo", "", "", "FIELDS is missing"),
         ("gizmo", "", "a:ref:nowheres", "there is no table nowheres"),
+        ("g" * 29, "", f"{'a' * 27}:ref:{'g' * 29}s?", "has more than 63 letters"),
+        ("g" * 29, "", f"{'a' * 30}:whole:unique", "has more than 63 letters"),
     ],
 )
 def test_bad_resource_is_refused_and_nothing_changed(
@@ -155,7 +157,7 @@ GIZMOS: list[dict[str, str]] = [
         "NAME": "gizmo",
         "FIELDS": "kind:ref:gizmo_kinds spare:ref:gizmo_kinds:cascade other:ref:gizmo_kinds? "
         "status:choice:draft:sent=draft state:choice:on:off? made_on:day sold_at:instant? count:whole=5 "
-        "weight:whole? serial:whole:unique read:flag=true path:text:10",
+        "weight:whole? serial:whole:unique read:flag=true sure:flag?=true path:text:10",
     },
     {
         "NAME": "gizmo_person",
