@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run demo test slow soak fuzz check format pins audit
+.PHONY: run demo new resource test slow soak fuzz check format pins audit
 
 $(if $(filter-out postgresql,$(DATABASE)),$(error DATABASE can be postgresql))
 
@@ -13,6 +13,13 @@ run: .venv/$(or $(DATABASE),run)
 # Adds a few rows to the service that `make run` started.
 demo: .venv/run
 	@$(BIN)/python -m tests.demo
+
+# `make new NAME=reader` turns a clone into an empty service.
+# `make resource NAME=bookmark FIELDS='title:text:200 read:flag=false owner:ref:users?'` adds a resource.
+# `PLURAL=people` is for an irregular plural. make passes these variables in the environment, where Windows
+# has a NAME too.
+new resource: .venv/dev
+	@$(if $(filter command,$(origin NAME)),,NAME=) $(BIN)/python -m nutshell.scaffold $@
 
 # Measuring coverage takes 50% longer, so only CI does it. Set CI=1 to do it locally.
 test: .venv/dev

@@ -220,6 +220,8 @@ def test_body_of_create_has_examples(path: str) -> None:
 async def test_example_of_a_change_is_small_and_works(client: httpx.AsyncClient, path: str) -> None:
     (body,) = body_of("PATCH", path)["examples"]
     row, url = await make_row(client, path)
+    # Which rows there are to refer to, no example can know.
+    body = {name: row[name] if name.endswith("_id") else body[name] for name in body}
     response = await client.patch(url, json=body)
     assert response.json() == row | body
     assert len(body) == 1, "to execute it in /docs must not overwrite a whole row"

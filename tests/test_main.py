@@ -13,19 +13,11 @@ ROUTES = {
 }
 
 
-def lines(name: str) -> int:
-    """The lines of a route, with its decorator and its docstring."""
-    first = ROUTES[name].decorator_list[0].lineno
-    return (ROUTES[name].end_lineno or first) - first + 1
-
-
 @pytest.mark.parametrize("name", [name for name in ROUTES if name.startswith("create_")])
-def test_create_route_has_nine_lines_at_most(name: str) -> None:
-    assert lines(name) <= 9
+def test_create_route_has_seven_statements_at_most(name: str) -> None:
+    assert len(ROUTES[name].body) <= 7
 
 
 @pytest.mark.parametrize("name", [name for name in ROUTES if name.startswith("list_")])
-def test_list_route_has_seven_lines_at_most_beside_its_filters(name: str) -> None:
-    filters = [node for node in ROUTES[name].body if isinstance(node, ast.If)]
-    own = sum((node.end_lineno or 0) - node.lineno + 1 for node in filters)
-    assert lines(name) - own <= 7
+def test_list_route_has_three_statements_at_most_beside_its_filters(name: str) -> None:
+    assert len([node for node in ROUTES[name].body if not isinstance(node, ast.If)]) <= 3

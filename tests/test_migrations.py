@@ -93,7 +93,7 @@ async def test_each_migration_goes_down_and_up_and_keeps_what_rows_it_can(
             await make(client, number)
     await pools.dispose()
     before = rows(empty_url)
-    assert any(before.values())
+    assert any(before.values()) is bool(ROWS)
     for target in REVISIONS[-2::-1]:
         await asyncio.to_thread(command.downgrade, MIGRATIONS, target)
         for name, found in rows(empty_url).items():

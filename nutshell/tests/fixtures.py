@@ -162,7 +162,7 @@ def extra(app: FastAPI) -> Iterator[FastAPI]:
     app.router.routes[:] = before
 
 
-async def create(client: httpx.AsyncClient, path: str, **data: Any) -> dict[str, Any]:
+async def create(client: httpx.AsyncClient, path: str, /, **data: Any) -> dict[str, Any]:
     response = await client.post(path, json=data)
     assert response.status_code == 201, response.text
     row: dict[str, Any] = response.json()

@@ -1,0 +1,29 @@
+"""`python -m nutshell.scaffold resource` or `new`, with NAME, FIELDS and PLURAL in the environment."""
+
+import os
+import sys
+from pathlib import Path
+
+from nutshell.scaffold.new import make_new
+from nutshell.scaffold.resource import add_resource
+from nutshell.scaffold.tree import ScaffoldError
+
+
+def main(command: str) -> None:
+    name = os.environ.get("NAME", "")
+    try:
+        if not name:
+            raise ScaffoldError(f"NAME is missing: make {command} NAME=…")
+        if command == "new":
+            print(make_new(Path.cwd(), name))
+        else:
+            if os.environ.get("ID"):
+                raise ScaffoldError("ID: the ids of all resources are whole numbers")
+            fields, plural = os.environ.get("FIELDS", ""), os.environ.get("PLURAL", "")
+            print(add_resource(Path.cwd(), name, fields, plural))
+    except ScaffoldError as error:
+        sys.exit(f"{command}: {error}. Nothing was changed.")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

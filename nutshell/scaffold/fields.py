@@ -1,0 +1,367 @@
+"""Parses the FIELDS of `make resource`: `name:type[:argument…][:unique][?][=default]`.
+
+For example `title:text:200`, `read:flag=false`, `status:choice:draft:sent=draft`, `owner:ref:users?`.
+"""
+
+import keyword
+import re
+import shlex
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from sqlmodel import SQLModel
+
+from nutshell.fields import Email, Update, Url, Whole
+from nutshell.paging import Filter
+from nutshell.scaffold.english import camel, words
+from nutshell.scaffold.tree import ScaffoldError
+
+# An index of PostgreSQL holds 2,700 bytes, and a cursor, which contains the value, 1,300 letters.
+MAX_UNIQUE = 200
+MAX_NAME = 30  # the names of constraints are made of several, and PostgreSQL cuts them to 63 bytes
+# A schema with such a field could not name these types.
+PYTHON_TYPES = {"bool", "date", "datetime", "int", "str"}
+# Each table of PostgreSQL or SQLite has columns of these names already.
+SYSTEM_COLUMNS = {"cmax", "cmin", "ctid", "oid", "rowid", "tableoid", "xmax", "xmin"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the code for one field writes a type: an entry of KINDS makes it from the field's arguments."""
+
+    type: str  # in the Base and Update schemas
+    shown: str  # in the Read schema
+    query: str  # in the Filter schema
+    examples: tuple[Any, Any]  # two different JSON values
+    unique: str | None  # an expression in `number` for a row of its own; None: it cannot be unique
+    alias: str | None = None  # what `type` is short for, if models.py defines it
+    column: str | None = None  # its type, where SQLModel could not derive it
+    nullable_column: str | None = None  # the same, of a column that may be null
+    filtered: bool = False  # lists filter by equality, unless it is unique: then they always do
+    ranged: bool = False  # lists filter by before and after
+    default: Callable[[str], Any] | None = None  # parses a default, or raises ValueError
+    table: str | None = None  # the table that a reference refers to
+    on_delete: str | None = None
+
+
+@dataclass(frozen=True)
+class Field:
+    name: str  # of the column
+    kind: Kind
+    nullable: bool
+    unique: bool
+    default: Any = None  # None: there is none
+
+    @property
+    def required(self) -> bool:
+        return not self.nullable and self.default is None
+
+    @property
+    def equality(self) -> bool:
+        return self.kind.filtered or self.unique
+
+    @property
+    def sortable(self) -> bool:
+        return self.equality or self.kind.ranged
+
+    @property
+    def null_filter(self) -> str | None:
+        return f"{self.name}_is_null" if self.nullable and self.sortable else None
+
+    @property
+    def range_filters(self) -> tuple[str, ...]:
+        stem = re.sub("_(at|on)$", "", self.name)
+        return (f"{stem}_before", f"{stem}_after") if self.kind.ranged else ()
+
+    @property
+    def filters(self) -> list[str]:
+        names = [self.name] if self.equality else []
+        return [*names, *([self.null_filter] if self.null_filter else []), *self.range_filters]
+
+
+def no_arguments(arguments: list[str], kind: str) -> None:
+    if arguments:
+        raise ScaffoldError(f"{kind} takes no argument, but got {':'.join(arguments)}")
+
+
+def parse_with(type_: Any) -> Callable[[str], Any]:
+    adapter: TypeAdapter[Any] = TypeAdapter(type_)
+    return adapter.validate_python
+
+
+def parse_whole(text: str) -> int:
+    return int(TypeAdapter(Whole).validate_python(int(text)))
+
+
+def parse_flag(text: str) -> bool:
+    return {"true": True, "false": False}[text]
+
+
+def text(name: str, arguments: list[str]) -> Kind:
+    if len(arguments) != 1 or not re.fullmatch("[1-9][0-9]{0,6}", arguments[0], re.ASCII):
+        raise ScaffoldError("text needs its greatest length, as in text:200")
+    length = int(arguments[0])
+    prefix = words(name)[: max(0, length - 10)]
+    example, other = words(name).capitalize()[:length], f"Another {words(name)}"[:length].rstrip()
+
+    def parse_text(given: str) -> str:
+        if not 1 <= len(given) <= length:
+            raise ValueError
+        return given
+
+    return Kind(
+        type=camel(name),
+        alias=f"Annotated[Text, MinLen(1), MaxLen({length})]",
+        shown="str",
+        query=camel(name),
+        examples=(example, other if other != example else example.swapcase()),
+        unique=f'f"{prefix}{{number}}"' if length <= MAX_UNIQUE else None,
+        nullable_column=f"String({length})",
+        default=parse_text,
+    )
+
+
+def whole(name: str, arguments: list[str]) -> Kind:
+    no_arguments(arguments, "whole")
+    return Kind(
+        type="Whole",
+        shown="int",
+        query="WholeQuery",
+        examples=(1, 2),
+        unique="number",
+        column="BIGINT",
+        nullable_column="BIGINT",
+        default=parse_whole,
+    )
+
+
+def flag(name: str, arguments: list[str]) -> Kind:
+    no_arguments(arguments, "flag")
+    return Kind(
+        type="Flag",
+        shown="bool",
+        query="FlagQuery",
+        examples=(False, True),
+        unique=None,
+        filtered=True,
+        default=parse_flag,
+    )
+
+
+def day(name: str, arguments: list[str]) -> Kind:
+    no_arguments(arguments, "day")
+    return Kind(
+        type="Day",
+        shown="date",
+        query="Day",
+        examples=("2030-01-31", "2030-02-28"),
+        unique='f"{1000 + number % 9000}-01-31"',
+        filtered=True,
+        ranged=True,
+    )
+
+
+def instant(name: str, arguments: list[str]) -> Kind:
+    no_arguments(arguments, "instant")
+    return Kind(
+        type="Instant",
+        shown="datetime",
+        query="Instant",
+        examples=("2030-01-31T12:00:00Z", "2030-02-28T12:00:00Z"),
+        unique='f"{1000 + number % 9000}-01-31T12:00:00Z"',
+        ranged=True,
+    )
+
+
+def email(name: str, arguments: list[str]) -> Kind:
+    no_arguments(arguments, "email")
+    return Kind(
+        type="Email",
+        shown="str",
+        query="Email",
+        examples=("ada@example.com", "grace@example.com"),
+        unique=f'f"{name}{{number}}@example.com"',
+        nullable_column="String(255)",
+        default=parse_with(Email),
+    )
+
+
+def url(name: str, arguments: list[str]) -> Kind:
+    no_arguments(arguments, "url")
+    return Kind(
+        type="Url",
+        shown="str",
+        query="Url",
+        examples=("https://example.com/engine", "https://example.com/card"),
+        unique=None,
+        nullable_column="String(2000)",
+        default=parse_with(Url),
+    )
+
+
+def choice(name: str, arguments: list[str]) -> Kind:
+    if len(arguments) < 2 or len(set(arguments)) < len(arguments):
+        raise ScaffoldError("choice needs two different words or more, as in choice:draft:sent")
+    for word in arguments:
+        if not re.fullmatch("[A-Za-z0-9_-]+", word):
+            raise ScaffoldError(f"choice: {word!r} is no word of letters, digits, - and _")
+    length = max(20, *map(len, arguments))
+
+    def parse_choice(given: str) -> str:
+        return arguments[arguments.index(given)]
+
+    return Kind(
+        type=camel(name),
+        alias=f"Literal[{', '.join(map(repr, arguments))}]",
+        shown="str",
+        query=camel(name),
+        examples=(arguments[0], arguments[1]),
+        unique=None,
+        column=f"String({length})",
+        nullable_column=f"String({length})",
+        filtered=True,
+        default=parse_choice,
+    )
+
+
+ON_DELETE = {"cascade": "CASCADE", "null": "SET NULL", "restrict": None}
+
+
+def reference(name: str, arguments: list[str]) -> Kind:
+    table, *rest = arguments or [""]
+    if not table or len(rest) > 1 or not set(rest) <= ON_DELETE.keys():
+        raise ScaffoldError(
+            "ref needs a table, as in ref:users, and then may say cascade, null, restrict"
+        )
+    return Kind(
+        type="Reference",
+        shown="int",
+        query="Id",
+        examples=(1, 2),
+        unique="",  # the row that it refers to is a new one
+        column="BIGINT",
+        nullable_column="BIGINT",
+        filtered=True,
+        table=table,
+        on_delete=rest[0] if rest else None,
+    )
+
+
+# Each type by name, with an example. A new type of nutshell/fields.py needs a function and an entry here.
+KINDS: dict[str, tuple[Callable[[str, list[str]], Kind], str]] = {
+    "text": (text, "text:200"),
+    "whole": (whole, "whole"),
+    "flag": (flag, "flag"),
+    "day": (day, "day"),
+    "instant": (instant, "instant"),
+    "email": (email, "email"),
+    "url": (url, "url"),
+    "choice": (choice, "choice:draft:sent"),
+    "ref": (reference, "ref:users"),
+}
+
+
+def check_identifier(name: str) -> None:
+    """Refuses what cannot be a variable, a column and a part of a path."""
+    if not re.fullmatch("[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+        raise ScaffoldError(f"{name!r} is no name: use a-z, 0-9 and _, beginning with a letter")
+    if len(name) > MAX_NAME:
+        raise ScaffoldError(f"{name} is too long: a name has {MAX_NAME} letters at most")
+    if keyword.iskeyword(name):
+        raise ScaffoldError(f"{name} is a keyword of Python")
+
+
+def check_column(name: str) -> None:
+    check_identifier(name)
+    if name in ("id", "created_at"):
+        raise ScaffoldError(f"every resource has {name} already")
+    if name in Filter.model_fields:
+        raise ScaffoldError(f"{name} is a parameter of every list")
+    if hasattr(SQLModel, name) or hasattr(Update, name):
+        raise ScaffoldError(f"{name} is an attribute of every schema")
+    if name in PYTHON_TYPES:
+        raise ScaffoldError(f"{name} is a type that the schemas use")
+    if name in SYSTEM_COLUMNS:
+        raise ScaffoldError(f"{name} is a column that databases have already")
+
+
+def parse_field(word: str) -> Field:
+    left, equals, given = word.partition("=")
+    nullable = left.endswith("?")
+    name, *rest = left.removesuffix("?").split(":")
+    if not rest:
+        raise ScaffoldError("it has no type, as in title:text:200")
+    kind_name, *arguments = rest
+    unique = arguments[-1:] == ["unique"]
+    if unique:
+        arguments.pop()
+    if kind_name not in KINDS:
+        known = ", ".join(example for _, example in KINDS.values())
+        raise ScaffoldError(f"{kind_name!r} is no type; the types are {known}")
+    check_identifier(name)
+    kind = KINDS[kind_name][0](name, arguments)
+    if kind.table is not None:
+        check_identifier(kind.table)
+        name = f"{name.removesuffix('_id')}_id"
+        chosen = kind.on_delete or ("null" if nullable else "restrict")
+        if chosen == "null" and not nullable:
+            raise ScaffoldError("a reference that is set to null must be optional: end it with ?")
+        kind = replace(kind, on_delete=ON_DELETE[chosen])
+    check_column(name)
+    if unique and kind.unique is None:
+        raise ScaffoldError(
+            f"{kind_name} cannot be unique: too few values, or too long for an index"
+        )
+    default = parse_default(kind, kind_name, given) if equals else None
+    if unique and default is not None:
+        raise ScaffoldError("a default of a unique field would serve one row")
+    return Field(name, kind, nullable, unique, default)
+
+
+def parse_default(kind: Kind, kind_name: str, given: str) -> Any:
+    if kind.default is None:
+        raise ScaffoldError(f"{kind_name} takes no default")
+    try:
+        return kind.default(given)
+    except (KeyError, ValueError, ValidationError):
+        raise ScaffoldError(f"{given!r} is no default for it") from None
+
+
+def parse_fields(text: str, tables: Collection[str], own: str) -> list[Field]:
+    """Parses FIELDS for the table `own`. Raises ScaffoldError if there is a mistake in them."""
+    try:
+        given = shlex.split(text)
+    except ValueError as error:
+        raise ScaffoldError(f"FIELDS: {error}") from None
+    if not given:
+        raise ScaffoldError("FIELDS is missing, as in FIELDS='title:text:200 owner:ref:users?'")
+    fields: list[Field] = []
+    taken = dict.fromkeys(Filter.model_fields, "every list")
+    for word in given:
+        try:
+            field = parse_field(word)
+            if field.kind.table is not None:
+                check_reference(field, tables, own)
+            if any(field.name == other.name for other in fields):
+                raise ScaffoldError(f"{field.name} is given twice")
+            for name in field.filters:
+                if name in taken:
+                    raise ScaffoldError(f"its filter {name} is also one of {taken[name]}")
+                if hasattr(Filter, name):
+                    raise ScaffoldError(f"{name} cannot be a filter: it is an attribute of Filter")
+                taken[name] = field.name
+        except ScaffoldError as error:
+            raise ScaffoldError(f"{word}: {error}") from None
+        fields.append(field)
+    return fields
+
+
+def check_reference(field: Field, tables: Collection[str], own: str) -> None:
+    if field.kind.table == own:
+        if field.required:
+            raise ScaffoldError("a reference to its own table must be optional: end it with ?")
+    elif field.kind.table not in tables:
+        known = ", ".join(sorted(tables)) or "none yet"
+        raise ScaffoldError(f"there is no table {field.kind.table}; the tables are {known}")

@@ -1,0 +1,465 @@
+"""`make resource`: writes a resource as MAKE_IT_YOURS.md shows it, from its name and its fields."""
+
+import ast
+import builtins
+import re
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy.dialects.postgresql.base import PGIdentifierPreparer
+from sqlalchemy.dialects.sqlite.base import SQLiteIdentifierPreparer
+
+from nutshell import fields as types
+from nutshell.scaffold.english import (
+    article,
+    camel,
+    docstring,
+    enumerated,
+    pluralized,
+    snake,
+    words,
+)
+from nutshell.scaffold.fields import Field, check_identifier, parse_fields
+from nutshell.scaffold.tree import (
+    ScaffoldError,
+    Table,
+    Tree,
+    makers_of_rows,
+    paths_of_routes,
+    render,
+    replace_value,
+    tables_of_models,
+    top_level_names,
+)
+
+# What a variable of the routes must not be called: the routes use these themselves.
+ROUTE_NAMES = {"answer", "data", "filters", "if_match", "is_null", "query", "reply", "session"}
+# What a class must not be called: models.py imports these, now or with a later resource.
+IMPORTED = {
+    "Annotated",
+    "Field",
+    "Filter",
+    "Index",
+    "Literal",
+    "MaxLen",
+    "MinLen",
+    "SQLModel",
+    "String",
+}
+SCHEMAS = ("", "Base", "Create", "Read", "Update", "Filter")
+OWN_PATHS = {"docs", "healthz", "readyz", "trace"}
+OWN_TABLES = {"alembic_version", "idempotency_keys"}
+RESERVED = PGIdentifierPreparer.reserved_words | SQLiteIdentifierPreparer.reserved_words
+
+
+@dataclass
+class Resource:
+    """What the templates write."""
+
+    name: str
+    plural: str  # also the table, and the first part of the path
+    fields: list[Field]
+    aliases: dict[str, str]  # types to define in models.py
+    parents: list[tuple[Field, str]]  # required references, and the functions that make such rows
+    apart: bool  # whether the parents may need rows of the same table
+    singulars: dict[str, str]  # what the tables call one row
+
+    @property
+    def cls(self) -> str:
+        return camel(self.name)
+
+    @property
+    def one(self) -> str:
+        return words(self.name)
+
+    @property
+    def many(self) -> str:
+        return words(self.plural)
+
+    @property
+    def required(self) -> list[Field]:
+        return [field for field in self.fields if field.required]
+
+    def base(self, field: Field) -> str:
+        """The line of a field in the Base schema."""
+        kind, options = field.kind, []
+        if field.nullable or field.default is not None:
+            options.append(f"default={field.default!r}")
+        if kind.table:
+            options.append(f'foreign_key="{kind.table}.id"')
+            options += [f'ondelete="{kind.on_delete}"'] if kind.on_delete else []
+        options += ["unique=True"] if field.unique else []
+        column = kind.nullable_column if field.nullable else kind.column
+        options += [f"sa_type={column}"] if column else []
+        if field.default is None and not (kind.table and field.nullable):
+            options.append(f'schema_extra={{"examples": [{kind.examples[0]!r}]}}')
+        if len(options) == 1 and options[0].startswith("default="):
+            return f"{field.name}: {annotation(field)} = {field.default!r}"
+        return f"{field.name}: {annotation(field)} = Field({', '.join(options)})"
+
+    def read(self, field: Field) -> str:
+        return f"{field.name}: {field.kind.shown}{' | None' if field.nullable else ''}"
+
+    def update(self, field: Field) -> str:
+        return f"{field.name}: {annotation(field)} = {'None' if field.nullable else 'LEFT_OUT'}"
+
+    def filter(self, field: Field) -> list[str]:
+        lines = [f"{field.name}: {field.kind.query} = LEFT_OUT"] if field.equality else []
+        lines += [f"{field.null_filter}: FlagQuery = LEFT_OUT"] if field.null_filter else []
+        return lines + [f"{name}: {field.kind.query} = LEFT_OUT" for name in field.range_filters]
+
+    @property
+    def indexes(self) -> list[str]:
+        names = [field.name for field in self.fields if field.sortable and not field.unique]
+        return [f'Index(None, "{name}", "id")' for name in names]
+
+    @property
+    def sort(self) -> list[str]:
+        return ["id", *(field.name for field in self.fields if field.sortable)]
+
+    @property
+    def example(self) -> str:
+        """The change that /docs proposes: what happens to such a row most often."""
+        kinds = ("bool", "str", "int", "date", "datetime")
+        own = [field for field in self.fields if not field.kind.table]
+        own.sort(key=lambda field: (not field.kind.filtered, kinds.index(field.kind.shown)))
+        field = next(iter(own or self.fields))
+        return f"{field.name}={other(field)!r}"
+
+    @property
+    def title(self) -> str:
+        return self.many.capitalize()
+
+    # Docstrings
+
+    @property
+    def list_docstring(self) -> str:
+        sentences = [f"Lists {self.many}."]
+        if exact := [
+            field for field in self.fields if field.equality and field.kind.type != "Email"
+        ]:
+            find = "finds" if len(exact) == 1 else "find"
+            sentences.append(f"{enumerated(names_of(exact))} {find} {self.many} with that value.")
+        for field in self.fields:
+            if field.equality and field.kind.type == "Email":
+                sentences.append(
+                    f"`{field.name}` finds the {self.one} with that address, ignoring case."
+                    if field.unique
+                    else f"`{field.name}` ignores case."
+                )
+            if field.kind.ranged:
+                kind = "day" if field.kind.shown == "date" else "instant"
+                without = f", and omit {self.many} without `{field.name}`" if field.nullable else ""
+                names = enumerated(field.range_filters)
+                sentences.append(f"{names} exclude that {kind} itself{without}.")
+        if nullable := [field for field in self.fields if field.null_filter]:
+            find = enumerated([f"{field.null_filter}=true" for field in nullable])
+            found = f"`{nullable[0].name}`" if len(nullable) == 1 else "that value"
+            verb = "finds" if len(nullable) == 1 else "find"
+            sentences.append(f"{find} {verb} {self.many} without {found}.")
+        return docstring(sentences)
+
+    @property
+    def conflicts(self) -> str:
+        """When creating or changing a row answers 409."""
+        unique = [field for field in self.fields if field.unique]
+        references = [field for field in self.fields if field.kind.table]
+        found = []
+        if unique:
+            case = ", ignoring case" if all(f.kind.type == "Email" for f in unique) else ""
+            found.append(f"another {self.one} has this {enumerated(names_of(unique), 'or')}{case}")
+        if len(references) == 1:
+            found.append(
+                f"there is no {words(self.singular(references[0]))} `{references[0].name}`"
+            )
+        elif references:
+            found.append(f"{enumerated(names_of(references), 'or')} refers to no row")
+        return f"409 if {', or if '.join(found)}." if found else ""
+
+    def singular(self, field: Field) -> str:
+        """What the table of a reference calls one row."""
+        return self.singulars[str(field.kind.table)]
+
+    @property
+    def create_docstring(self) -> str:
+        sentences = [f"Creates {article(self.one)}."]
+        return docstring([*sentences, self.conflicts] if self.conflicts else sentences)
+
+    @property
+    def update_docstring(self) -> str:
+        sentences = ["Changes only the fields sent."]
+        if nullable := [field for field in self.fields if field.nullable]:
+            sentences.append(f"{enumerated(names_of(nullable))} may be null.")
+        if self.conflicts:
+            sentences.append("409 as on create.")
+        return docstring(sentences)
+
+    @property
+    def delete_docstring(self) -> str:
+        return docstring([f"Deletes {article(self.one)}."])
+
+    # Rows and tests
+
+    def row(self) -> list[str]:
+        """The arguments of tests/rows.py for a valid row."""
+        makers = dict(zip([field.name for field, _ in self.parents], self.parents, strict=True))
+        arguments = []
+        for field in self.required:
+            if field.name in makers:
+                number = "number"
+                if self.apart:
+                    number = f"1000 * (number + 1) + {list(makers).index(field.name) + 1}"
+                value = f'(await {makers[field.name][1]}(client, {number}))["id"]'
+            elif field.unique:
+                value = str(field.kind.unique)
+            else:
+                value = repr(field.kind.examples[0])
+            arguments.append(f"{field.name}={value}")
+        return arguments
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """What a row made so shows beyond its references and what is unique."""
+        shown = {}
+        for field in self.fields:
+            if field.required and not field.unique and not field.kind.table:
+                shown[field.name] = field.kind.examples[0]
+            elif not field.required:
+                shown[field.name] = field.default
+        return shown
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Other values of all fields with a filter."""
+        fields = [field for field in self.fields if field.sortable and not field.kind.table]
+        return {field.name: other(field) for field in fields}
+
+    @property
+    def searches(self) -> list[str]:
+        """Query strings that find only a row with the `changes`, and no new one."""
+        found = []
+        for field in self.fields:
+            if field.kind.table:
+                continue
+            if field.equality:
+                found.append(f"{field.name}={in_query(other(field))}")
+            if field.null_filter and field.default is None:
+                found.append(f"{field.null_filter}=false")
+            if field.kind.ranged and not field.unique:
+                found.append(f"{field.range_filters[1]}={in_query(field.kind.examples[0])}")
+        return found
+
+
+def in_query(value: Any) -> str:
+    return quote(str(value).lower() if isinstance(value, bool) else str(value), safe=":")
+
+
+def names_of(fields: list[Field]) -> list[str]:
+    return [field.name for field in fields]
+
+
+def annotation(field: Field) -> str:
+    return f"{field.kind.type} | None" if field.nullable else field.kind.type
+
+
+def other(field: Field) -> Any:
+    """A value that a new row does not have."""
+    first, second = field.kind.examples
+    return first if field.default == second else second
+
+
+def check_names(tree: Tree, name: str, plural: str, tables: dict[str, Table]) -> None:
+    check_identifier(name)
+    check_identifier(plural)
+    for one in (name, plural):
+        if hasattr(builtins, one) or hasattr(builtins, camel(one)):
+            raise ScaffoldError(f"{one} is a built-in name of Python")
+    if plural in RESERVED:
+        raise ScaffoldError(f"{plural} is a reserved word of SQL: give another PLURAL=")
+    if plural in tables or plural in OWN_TABLES:
+        raise ScaffoldError(f"there is a table {plural} already")
+    paths = {path.split("/")[1] for path in paths_of_routes(tree.read("main.py")) if "/" in path}
+    if plural in paths | OWN_PATHS:
+        raise ScaffoldError(f"there is a path /{plural} already")
+    main = top_level_names(tree.read("main.py"))
+    models = top_level_names(tree.read("models.py"))
+    if name in ROUTE_NAMES | main:
+        raise ScaffoldError(f"{name} is a name that main.py uses already")
+    cls = camel(name)
+    for suffix in SCHEMAS:
+        if cls + suffix in models | main | IMPORTED or hasattr(types, cls + suffix):
+            raise ScaffoldError(f"{cls}{suffix} is a name that models.py uses already")
+    functions = {
+        f"list_{plural}",
+        *(f"{verb}_{name}" for verb in ("create", "read", "update", "delete")),
+    }
+    if taken := functions & main:
+        raise ScaffoldError(f"main.py has {min(taken)} already")
+    if f"make_{name}" in top_level_names(tree.read("tests/rows.py")):
+        raise ScaffoldError(f"tests/rows.py has make_{name} already")
+    if (tree.root / f"tests/test_{plural}.py").exists():
+        raise ScaffoldError(f"there is a tests/test_{plural}.py already")
+
+
+def with_aliases(fields: list[Field], cls: str, models: str) -> tuple[list[Field], dict[str, str]]:
+    """Finds or makes up the names of the types that models.py defines for these fields."""
+    taken = top_level_names(models) | IMPORTED | {cls + suffix for suffix in SCHEMAS}
+    defined = {
+        ast.unparse(node.targets[0]): ast.unparse(node.value)
+        for node in ast.parse(models).body
+        if isinstance(node, ast.Assign)
+    }
+    new: dict[str, str] = {}
+    named = []
+    for field in fields:
+        kind = field.kind
+        if kind.alias is not None:
+            source = ast.unparse(ast.parse(kind.alias))
+            for alias in (kind.type, f"{cls}{kind.type}"):
+                if defined.get(alias, "").replace("_", "") == source.replace("_", ""):
+                    break
+                if (
+                    alias not in taken
+                    and not hasattr(types, alias)
+                    and alias not in builtins.__dict__
+                ):
+                    new[alias] = kind.alias
+                    break
+            else:
+                raise ScaffoldError(
+                    f"{field.name}: {cls}{kind.type} is a name that models.py uses already"
+                )
+            taken.add(alias)
+            defined[alias] = source
+            kind = replace(kind, type=alias, query=alias)
+        named.append(replace(field, kind=kind))
+    return named, new
+
+
+def ancestors(table: str, tables: dict[str, Table]) -> list[str]:
+    """The tables of which a row of this one needs rows, itself included, once for each reference."""
+    required = [name for name, needed in tables[table].references.items() if needed]
+    return [table, *(name for parent in required for name in ancestors(parent, tables))]
+
+
+def find_parents(fields: list[Field], rows: dict[str, str]) -> list[tuple[Field, str]]:
+    parents = []
+    for field in fields:
+        if field.kind.table and field.required:
+            if f"/{field.kind.table}" not in rows:
+                raise ScaffoldError(
+                    f"{field.name}: tests/rows.py does not say how to make one of {field.kind.table}"
+                )
+            parents.append((field, rows[f"/{field.kind.table}"]))
+    return parents
+
+
+def check_constraints(plural: str, fields: list[Field]) -> None:
+    """PostgreSQL would cut their names to 63 bytes, and a 409 could not name the field."""
+    for field in fields:
+        names = [f"uq_{plural}_{field.name}"] if field.unique else []
+        names += [f"fk_{plural}_{field.name}_{field.kind.table}"] if field.kind.table else []
+        if too_long := [name for name in names if len(name) > 63]:
+            raise ScaffoldError(
+                f"{field.name}: its constraint {too_long[0]} has more than 63 letters"
+            )
+
+
+def describe(tree: Tree, name: str, plural: str, text: str) -> Resource:
+    """Parses what was asked for. Raises ScaffoldError if there is anything wrong with it."""
+    models = tree.read("models.py")
+    tables = tables_of_models(models)
+    check_names(tree, name, plural, tables)
+    fields, aliases = with_aliases(parse_fields(text, tables, plural), camel(name), models)
+    check_constraints(plural, fields)
+    rows = makers_of_rows(tree.read("tests/rows.py"))
+    parents = find_parents(fields, rows)
+    needed = [one for field, _ in parents for one in ancestors(str(field.kind.table), tables)]
+    apart = len(needed) > len(set(needed))
+    singulars = {table: snake(found.cls) for table, found in tables.items()} | {plural: name}
+    return Resource(name, plural, fields, aliases, parents, apart, singulars)
+
+
+def insert_before(text: str, found: type[ast.stmt] | tuple[type[ast.stmt], ...], new: str) -> str:
+    """Inserts lines before the first statement of a kind, or at the end."""
+    lines = text.splitlines(keepends=True)
+    for node in ast.parse(text).body:
+        if isinstance(node, found):
+            lines.insert(node.lineno - 1, new)
+            return "".join(lines)
+    return f"{text.rstrip()}\n\n\n{new}"
+
+
+def add_aliases(text: str, aliases: dict[str, str]) -> str:
+    """Defines them below those that there are, or below the imports."""
+    if not aliases:
+        return text
+    new = "".join(f"{name} = {source}\n" for name, source in aliases.items())
+    lines = text.splitlines(keepends=True)
+    body = ast.parse(text).body
+    above = [node for node in body if isinstance(node, ast.Assign | ast.Import | ast.ImportFrom)]
+    last = above[-1]
+    gap = "" if isinstance(last, ast.Assign) else "\n"
+    lines.insert(last.end_lineno or 0, gap + new)
+    return "".join(lines)
+
+
+def add_entry(source: str, entry: str) -> str:
+    """Adds it to the source of a dict. The last comma makes ruff write one entry a line."""
+    inner = source.strip("{}").strip().removesuffix(",")
+    return f"{{{inner}{',' if inner else ''}{entry},}}"
+
+
+def add_resource(root: Path, name: str, text: str, plural: str = "") -> str:
+    """Writes the resource and its migration. Returns what to tell the user."""
+    tree = Tree(root)
+    tree.require_clean()
+    resource = describe(tree, name, plural or pluralized(name), text)
+    imports = (ast.Import, ast.ImportFrom)
+    with tree.undone_on_failure():
+        models = insert_before(tree.read("models.py"), imports, render("imports_models.mako"))
+        models = add_aliases(models, resource.aliases)
+        tree.write("models.py", f"{models.rstrip()}\n\n\n{render('models.mako', r=resource)}")
+        main = tree.read("main.py")
+        main = insert_before(main, imports, render("imports_main.mako", r=resource))
+        tree.write("main.py", f"{main.rstrip()}\n\n\n{render('main.mako', r=resource)}")
+        rows = replace_value(
+            tree.read("tests/rows.py"),
+            "ROWS",
+            lambda old: add_entry(old, f'"/{resource.plural}": make_{resource.name}'),
+        )
+        rows = insert_before(rows, imports, "from nutshell.tests.fixtures import create\n")
+        rows = insert_before(rows, ast.AnnAssign, f"{render('rows.mako', r=resource)}\n\n")
+        tree.write("tests/rows.py", rows)
+        tree.write(f"tests/test_{resource.plural}.py", render("test.mako", r=resource))
+        tree.format()
+        migration = write_migration(tree, resource.plural)
+        tree.format()
+    return render("report.mako", r=resource, migration=migration)
+
+
+def write_migration(tree: Tree, plural: str) -> str:
+    """Compares the models with a new database that has all earlier migrations."""
+    versions = tree.root / "migrations/versions"
+    before = {path.name for path in versions.glob("*.py")}
+    numbers = [int(name[:4]) for name in before if re.match(r"\d{4}_", name)]
+    # Numbered as the others are, unless Alembic has named some.
+    number = [f"--rev-id={max(numbers) + 1:04}"] if len(numbers) == len(before) > 0 else []
+    alembic = ("-m", "alembic", "-c", str(tree.root / "alembic.ini"))
+    create = ("revision", "--autogenerate", "-m", f"Create {plural}.", *number)
+    with tempfile.TemporaryDirectory(prefix="nutshell-scaffold-") as folder:
+        database = Path(folder) / "empty.db"
+        try:
+            tree.python(*alembic, "upgrade", "head", database=database)
+            tree.python(*alembic, *create, database=database)
+            # The service must still start.
+            tree.python("-c", "import main; main.app.openapi()", database=database)
+        finally:
+            written = {path.name for path in versions.glob("*.py")} - before
+            tree.touched |= {f"migrations/versions/{name}": False for name in written}
+    if not written:
+        raise ScaffoldError("alembic wrote no migration")
+    return f"migrations/versions/{min(written)}"

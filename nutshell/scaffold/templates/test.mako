@@ -1,0 +1,85 @@
+<%
+path = f"/{r.plural}"
+references = [field for field in r.fields if field.kind.table]
+uniques = [field for field in r.fields if field.unique and not field.kind.table]
+comparable = [field for field in r.required + r.fields if field.kind.shown in ("int", "str", "bool")]
+required = "".join(f', ("body", "{field.name}")' for field in r.required)
+%>\
+"""The ${r.many}, over HTTP."""
+
+import httpx
+from sqlmodel.ext.asyncio.session import AsyncSession
+from nutshell.tests.fixtures import assert_problem
+from models import ${r.cls}
+from tests.rows import make_${r.name}
+
+% if references:
+ABSENT = 2**53 - 1
+
+
+% endif
+async def test_create_${r.name}_stores_it(client: httpx.AsyncClient, session: AsyncSession) -> None:
+    row = await make_${r.name}(client, 1)
+% if r.plain:
+    expected = ${r.plain}
+    assert row.items() >= expected.items()
+% endif
+    assert (await client.get(f"${path}/{row['id']}")).json() == row
+    stored = await session.get(${r.cls}, row["id"])
+    assert stored is not None
+% for field in comparable[:1]:
+    assert stored.${field.name} == row["${field.name}"]
+% endfor
+
+
+% if required:
+async def test_create_${r.name}_without_required_fields_is_refused(client: httpx.AsyncClient) -> None:
+    response = await client.post("${path}", json={})
+    assert_problem(response, 422${required})
+    assert (await client.get("${path}")).json() == []
+
+
+% endif
+% for field in uniques[:1]:
+async def test_update_${r.name}_to_taken_${field.name}_conflicts(client: httpx.AsyncClient) -> None:
+%   if field.required:
+    first = await make_${r.name}(client, 1)
+%   else:
+    first = await make_${r.name}(client, 1)
+    first |= {"${field.name}": ${repr(field.kind.examples[0])}}
+    url = f"${path}/{first['id']}"
+    assert (await client.patch(url, json={"${field.name}": first["${field.name}"]})).json() == first
+%   endif
+    second = await make_${r.name}(client, 2)
+    url = f"${path}/{second['id']}"
+    response = await client.patch(url, json={"${field.name}": first["${field.name}"]})
+    assert_problem(response, 409, ("body", "${field.name}"))
+    assert (await client.get(url)).json() == second
+
+
+% endfor
+% for field in references[:1]:
+async def test_update_${r.name}_to_absent_${field.name.removesuffix("_id")}_conflicts(client: httpx.AsyncClient) -> None:
+    row = await make_${r.name}(client, 1)
+    url = f"${path}/{row['id']}"
+    response = await client.patch(url, json={"${field.name}": ABSENT})
+    assert response.status_code == 409
+    assert ["body", "${field.name}"] in [error["loc"] for error in response.json()["errors"]]
+    assert (await client.get(url)).json() == row
+
+
+% endfor
+% if r.searches:
+async def test_list_${r.plural}_filters(client: httpx.AsyncClient) -> None:
+    await make_${r.name}(client, 1)
+    second = await make_${r.name}(client, 2)
+    url = f"${path}/{second['id']}"
+    second |= ${r.changes}
+    assert (await client.patch(url, json=second)).json() == second
+%   if len(r.searches) > 1:
+    for query in (${", ".join(map(repr, r.searches))}):
+        assert (await client.get(f"${path}?{query}")).json() == [second], query
+%   else:
+    assert (await client.get("${path}?${r.searches[0]}")).json() == [second]
+%   endif
+% endif
