@@ -16,6 +16,8 @@ from sqlalchemy import func
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import Select
+from starlette.routing import Match
+from starlette.types import Scope
 
 from nutshell.access import check_access
 from nutshell.conditional import STREAMS, tag_answer
@@ -38,7 +40,14 @@ class ResourceRoute(APIRoute):
         # "/shelves/{shelf_id}/books" is about books, and so is "/books/batch".
         options["tags"] = options.get("tags") or re.findall(r"(?:^|\})/(\w+)", path)[-1:]
         super().__init__(path, endpoint, **options)
+        self.literal = path.partition("{")[0]
         describe_route(self)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        # Most routes belong to other resources, which this tells without a regular expression.
+        if self.literal not in scope["path"]:
+            return Match.NONE, {}
+        return super().matches(scope)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
