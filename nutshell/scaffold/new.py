@@ -51,6 +51,7 @@ EDITS: dict[str, list[tuple[str, str]]] = {
         ("A REST microservice in a nutshell.", "The TITLE service."),
     ],
     ".railway/railway.ts": [('(service|project)\\("nutshell"', r'\1("NAME"')],
+    ".pytest.ini": [("testpaths = tests nutshell", "testpaths = tests")],
     ".ci/run": [("timeout .* make lab\n", "")],
     ".github/workflows/ci.yml": [(" *- run: make lab\n", "")],
     ".github/CONTRIBUTING.md": [("- Describe changes .*CHANGELOG.*\n", "")],

@@ -26,6 +26,7 @@ class Table:
     """A table class of models.py."""
 
     cls: str
+    has_uuids: bool = False  # whether its ids are UUIDs
     references: dict[str, bool] = field(default_factory=dict)  # table: whether the row requires it
 
 
@@ -82,6 +83,8 @@ def tables_of_models(text: str) -> dict[str, Table]:
                 table = tables[ast.literal_eval(statement.value)] = Table(name)
                 for one in body(name):
                     if isinstance(one, ast.AnnAssign) and isinstance(one.value, ast.Call):
+                        if ast.unparse(one.target) == "id":
+                            table.has_uuids = "uuid" in ast.unparse(one.annotation).lower()
                         add_reference(table, one, one.value)
     return tables
 
@@ -124,7 +127,7 @@ def run(folder: Path, command: Sequence[str], environment: Mapping[str, str]) ->
     )
     if done.returncode:
         lines = (done.stdout + done.stderr).strip().splitlines() or ["no reason given"]
-        raise ScaffoldError(f"{Path(command[0]).name} {' '.join(command[1:3])}: {lines[-1]}")
+        raise ScaffoldError(f"{Path(command[0]).name} {command[1]}: {lines[-1]}")
     return done.stdout
 
 

@@ -23,9 +23,10 @@ It writes the section in `models.py`, the routes in `main.py`, a migration and t
 
 ${"##"} Test it
 ```sh
-make test     # on SQLite and PostgreSQL
-make check    # format, lint and types
-make slow     # deployment, faults, random requests
+make test          # your tests, on SQLite and PostgreSQL
+make check         # format, lint and types
+make test ALL=1    # also the tests of nutshell/, as CI does: do it when you have changed or updated that
+make slow          # deployment, faults, random requests
 ```
 
 ${"##"} Deploy it

@@ -129,7 +129,7 @@ def test_make_says_in_one_line_what_is_wrong(unchanged: Path) -> None:
         ("resource", {}, "resource: NAME is missing: make resource NAME=…. Nothing was changed."),
         ("new", {"NAME": "A"}, "new: 'A' is no name for a service"),
         ("resource", {"NAME": "gizmo", "FIELDS": "a:b"}, "resource: a:b: 'b' is no type"),
-        ("resource", {"NAME": "gizmo", "FIELDS": "a:flag", "ID": "uuid"}, "resource: ID: the ids"),
+        ("resource", {"NAME": "gizmo", "FIELDS": "a:flag", "ID": "int"}, "resource: ID=int is not"),
     ]:
         done = make(unchanged, target, **variables)
         assert done.returncode != 0
