@@ -3,10 +3,11 @@
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+from fastapi import HTTPException as RouteError
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError, ResponseValidationError
 from pydantic import BaseModel
@@ -43,6 +44,28 @@ class Problem(BaseModel):
     errors: list[InputError] | None = None
 
 
+class Refused(RouteError):  # noqa: N818 (it is no defect)
+    """Raised by a route, or by what it calls, when a rule of its own forbids the request.
+
+    `Refused(409, "this invoice was sent already")`: the row's state does not allow it.
+    `Refused(422, "this is before the first day", loc=("body", "ends_on"))`: the input is wrong at this place.
+
+    The caller gets the message as `detail`, and as an entry of `errors` if it has a place. `type` is for
+    programs. The request is rolled back, and its `Idempotency-Key` stays free.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        loc: Sequence[str | int] = (),
+        type: str = "refused",  # noqa: A002 (as in InputError)
+    ) -> None:
+        super().__init__(status, message)
+        self.errors = [InputError(loc=list(loc), msg=message, type=type)] if loc else None
+
+
 def problem(
     status: int,
     detail: str,
@@ -77,11 +100,15 @@ async def http_error(request: Request, exc: HTTPException) -> Response:
     return problem(exc.status_code, detail, headers=headers)
 
 
+async def refused(request: Request, exc: Refused) -> Response:
+    return problem(exc.status_code, exc.detail, exc.errors)
+
+
 def allowed_methods(request: Request) -> list[str]:
     """All methods of the path. Starlette lists only those of the first route that matches."""
     methods = [
         method
-        for method in ("GET", "POST", "PATCH", "DELETE")
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
         for route in request.app.routes
         if route.matches(dict(request.scope, method=method))[0] is Match.FULL
     ]
@@ -213,6 +240,7 @@ def unavailable(reason: str) -> Response:
 
 HANDLERS: dict[int | type[Exception], Any] = {
     HTTPException: http_error,
+    Refused: refused,
     RequestValidationError: invalid_input,
     ResponseValidationError: invalid_answer,
     NoResultFound: not_found,
