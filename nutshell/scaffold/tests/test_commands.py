@@ -46,15 +46,6 @@ def make(tree: Path, target: str, **variables: str) -> subprocess.CompletedProce
     return run(tree, "make", "--old-file=.venv/dev", f"BIN={BIN}", target, *given)
 
 
-def check_gates(tree: Path) -> None:
-    done = make(tree, "check")
-    assert done.returncode == 0, done.stdout + done.stderr
-    options = ["-q", "-n", "2", "-m", "not slow and not soak"]
-    done = run(tree, sys.executable, "-m", "pytest", *options, "tests")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert git(tree, "status", "--porcelain") == ""
-
-
 # Refusals
 
 
@@ -146,61 +137,6 @@ def test_serving_imports_nothing_of_it() -> None:
 
 
 # What they write
-
-GIZMOS: list[dict[str, str]] = [
-    {
-        "NAME": "gizmo_kind",
-        "FIELDS": "mail:email:unique? code:text:8:unique title:text:200 note:text:500? type:text:5 "
-        "group:text:20='a b' site:url? parent:ref:gizmo_kinds?",
-    },
-    {
-        "NAME": "gizmo",
-        "FIELDS": "kind:ref:gizmo_kinds spare:ref:gizmo_kinds:cascade other:ref:gizmo_kinds? "
-        "status:choice:draft:sent=draft state:choice:on:off? made_on:day sold_at:instant? count:whole=5 "
-        "weight:whole? serial:whole:unique read:flag=true sure:flag?=true path:text:10",
-    },
-    {
-        "NAME": "gizmo_person",
-        "PLURAL": "gizmo_people",
-        "FIELDS": "gizmo:ref:gizmos:unique kind:ref:gizmo_kinds:restrict? born_on:day:unique",
-    },
-    {"NAME": "gizmo_link", "FIELDS": "kind:ref:gizmo_kinds:cascade gizmo:ref:gizmos:cascade"},
-]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_resources_that_refer_to_each_other_pass_both_gates(tree: Path) -> None:
-    for variables in GIZMOS:
-        done = make(tree, "resource", **variables)
-        assert done.returncode == 0, done.stderr
-        assert f"Create {variables.get('PLURAL', variables['NAME'] + 's')}." in "".join(
-            path.read_text() for path in (tree / "migrations/versions").glob("*.py")
-        )
-        commit(tree)
-    check_gates(tree)
-    with pytest.raises(ScaffoldError, match="there is a table gizmos already"):
-        add_resource(tree, "gizmo", "a:flag")
-
-
-@OF_NUTSHELL
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_new_service_passes_both_gates_without_and_with_a_resource(tree: Path) -> None:
-    done = make(tree, "new", NAME="my-reader")
-    assert done.returncode == 0, done.stderr
-    assert not (tree / "lab").exists()
-    assert 'create_app("My Reader"' in (tree / "main.py").read_text()
-    assert (tree / "README.md").read_text().startswith("# My Reader\n")
-    commit(tree)
-    check_gates(tree)
-    done = make(tree, "new", NAME="my-reader")
-    assert done.returncode != 0
-    assert "this is no fresh clone" in done.stderr
-    done = make(tree, "resource", NAME="gizmo", FIELDS="title:text:200 read:flag=false")
-    assert done.returncode == 0, done.stderr
-    commit(tree)
-    check_gates(tree)
 
 
 @OF_NUTSHELL
