@@ -24,6 +24,8 @@ from nutshell.scaffold.tree import ScaffoldError, Table
 MAX_UNIQUE = 200
 HINT = f": an index holds text:{MAX_UNIQUE}:unique at most"
 MAX_NAME = 30  # the names of constraints are made of several, and PostgreSQL cuts them to 63 bytes
+# Unicode has 20,000 from there on: enough for the tests, where the length allows no number.
+ONE_LETTER = "chr(0x4E00 + number % 20_000)"
 UUIDS = ("01990000-0000-7000-8000-000000000001", "01990000-0000-7000-8000-000000000002")
 # A schema with such a field could not use these names for its other fields.
 PYTHON_NAMES = {"bool", "date", "datetime", "dict", "int", "list", "now", "str"}
@@ -141,8 +143,10 @@ def text(name: str, arguments: list[str]) -> Kind:
     if len(arguments) != 1 or not re.fullmatch("[1-9][0-9]{0,6}", arguments[0], re.ASCII):
         raise ScaffoldError("text needs its greatest length, as in text:200")
     length = int(arguments[0])
-    prefix = words(name)[: max(0, length - 10)]
-    number = "number" if length >= 10 else "number:x"
+    if length >= 16:
+        unique = f'f"{words(name)[: length - 16]}{{number}}"'
+    else:
+        unique = 'f"{number:x}"' if length >= 6 else ONE_LETTER
     first, second = (
         next(one for one in ones if len(one) <= length)
         for ones in (
@@ -162,7 +166,7 @@ def text(name: str, arguments: list[str]) -> Kind:
         shown="str",
         query=camel(name),
         examples=(first, second),
-        unique=f'f"{prefix}{{{number}}}"' if length <= MAX_UNIQUE else None,
+        unique=unique if length <= MAX_UNIQUE else None,
         nullable_column=f"String({length})",
         default=parse_text,
     )
