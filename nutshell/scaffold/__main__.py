@@ -19,8 +19,10 @@ def main(command: str) -> None:
         else:
             options = (os.environ.get(option, "") for option in ("FIELDS", "PLURAL", "ID"))
             print(add_resource(Path.cwd(), name, *options))
-    except ScaffoldError as error:
+    except (ScaffoldError, OSError) as error:
         sys.exit(f"{command}: {error}. Nothing was changed.")
+    except KeyboardInterrupt:
+        sys.exit(f"{command}: interrupted. Nothing was changed.")
 
 
 if __name__ == "__main__":

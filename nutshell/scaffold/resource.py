@@ -297,8 +297,10 @@ def check_names(tree: Tree, name: str, plural: str, tables: dict[str, Table]) ->
         raise ScaffoldError(f"{name} is a name that main.py uses already")
     cls = camel(name)
     for suffix in SCHEMAS:
-        if cls + suffix in models | main | IMPORTED_BY_MODELS | IMPORTED_BY_MAIN:
-            raise ScaffoldError(f"{cls}{suffix} is a name that models.py uses already")
+        if cls + suffix in main | IMPORTED_BY_MODELS | IMPORTED_BY_MAIN:
+            raise ScaffoldError(f"{cls}{suffix} is a name that models.py or main.py imports")
+        if cls + suffix in models:
+            raise ScaffoldError(f"models.py has a {cls}{suffix} already: rename that, or this")
     functions = {
         f"list_{plural}",
         *(f"{verb}_{name}" for verb in ("create", "read", "update", "delete")),
@@ -475,7 +477,8 @@ def write_migration(tree: Tree, plural: str) -> str:
     with tempfile.TemporaryDirectory(prefix="nutshell-scaffold-") as folder:
         try:
             database = Path(folder) / "empty.db"
-            tree.python("-c", AUTOGENERATE, f"Create {plural}.", number, database=database)
+            arguments = ("-c", AUTOGENERATE, f"Create {plural}.", number)
+            tree.python(*arguments, database=database, failure="alembic wrote no migration")
         finally:
             written = {path.name for path in versions.glob("*.py")} - before
             tree.touched |= {f"migrations/versions/{name}": False for name in written}

@@ -121,13 +121,14 @@ def render(template: str, **names: Any) -> str:
     return str(Template(filename=str(TEMPLATES / template)).render(**names))
 
 
-def run(folder: Path, command: Sequence[str], environment: Mapping[str, str]) -> str:
+def run(folder: Path, command: Sequence[str], environment: Mapping[str, str], failure: str) -> str:
+    """Runs a command. Raises ScaffoldError with the last line of what it says."""
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
         lines = (done.stdout + done.stderr).strip().splitlines() or ["no reason given"]
-        raise ScaffoldError(f"{Path(command[0]).name} {command[1]}: {lines[-1]}")
+        raise ScaffoldError(f"{failure}: {lines[-1]}")
     return done.stdout
 
 
@@ -157,11 +158,11 @@ class Tree:
                 "there are uncommitted changes (git status): commit or stash them first"
             )
 
-    def run(self, *command: str) -> str:
-        """Runs a command in the tree. Raises ScaffoldError with the last line of what it says."""
-        return run(self.root, command, os.environ)
+    def run(self, *command: str, failure: str = "") -> str:
+        """Runs a command in the tree."""
+        return run(self.root, command, os.environ, failure or command[0])
 
-    def python(self, *arguments: str, database: Path) -> str:
+    def python(self, *arguments: str, database: Path, failure: str) -> str:
         """Runs Python on a SQLite database of its own, where the developer's settings do not apply."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
         environment = {
@@ -169,7 +170,7 @@ class Tree:
             "DATABASE_URL": f"sqlite:///{database}",
             "PYTHONPATH": str(self.root),
         }
-        return run(database.parent, (sys.executable, *arguments), environment)
+        return run(database.parent, (sys.executable, *arguments), environment, failure)
 
     def keep(self, path: str) -> None:
         """Remembers the file as it is, to restore it if a later step fails."""
@@ -201,8 +202,9 @@ class Tree:
         files = [path for path in self.touched if path.endswith(".py")]
         files = [path for path in files if (self.root / path).exists()]
         ruff = (sys.executable, "-m", "ruff")
-        self.run(*ruff, "check", "--quiet", "--fix", "--select", "I,F401", *files)
-        self.run(*ruff, "format", "--quiet", *files)
+        fix = ("check", "--quiet", "--fix", "--select", "I,F401")
+        self.run(*ruff, *fix, *files, failure="ruff check")
+        self.run(*ruff, "format", "--quiet", *files, failure="ruff format")
 
     @contextmanager
     def undone_on_failure(self) -> Iterator[None]:
