@@ -30,17 +30,10 @@ class Table:
     references: dict[str, bool] = field(default_factory=dict)  # table: whether the row requires it
 
 
-def parse(text: str) -> ast.Module:
-    try:
-        return ast.parse(text)
-    except SyntaxError as error:
-        raise ScaffoldError(f"a file cannot be parsed: {error}") from None
-
-
 def top_level_names(text: str) -> set[str]:
     """The names that a module imports, assigns or defines."""
     names: set[str] = set()
-    for node in parse(text).body:
+    for node in ast.parse(text).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             names |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -55,7 +48,7 @@ def paths_of_routes(text: str) -> set[str]:
     """The paths in a module's decorators, such as `@app.get("/users")`."""
     return {
         str(argument.value)
-        for node in parse(text).body
+        for node in ast.parse(text).body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         for call in node.decorator_list
         if isinstance(call, ast.Call)
@@ -66,7 +59,7 @@ def paths_of_routes(text: str) -> set[str]:
 
 def tables_of_models(text: str) -> dict[str, Table]:
     """The table classes by table name. Their fields may come from a base class in the same file."""
-    classes = {node.name: node for node in parse(text).body if isinstance(node, ast.ClassDef)}
+    classes = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
 
     def body(name: str) -> Iterator[ast.stmt]:
         for base in classes[name].bases:
@@ -99,7 +92,7 @@ def add_reference(table: Table, column: ast.AnnAssign, options: ast.Call) -> Non
 
 def makers_of_rows(text: str) -> dict[str, str]:
     """The functions of tests/rows.py by path, as ROWS has them."""
-    for node in parse(text).body:
+    for node in ast.parse(text).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict):
             pairs = zip(node.value.keys, node.value.values, strict=True)
             return {ast.literal_eval(key): ast.unparse(value) for key, value in pairs if key}
@@ -108,7 +101,7 @@ def makers_of_rows(text: str) -> dict[str, str]:
 
 def replace_value(text: str, name: str, replace: Callable[[str], str]) -> str:
     """Replaces the source of the value that a module gives to `name`."""
-    for node in parse(text).body:
+    for node in ast.parse(text).body:
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name and node.value:
             statement = ast.get_source_segment(text, node) or ""
             value = ast.get_source_segment(text, node.value) or ""
@@ -142,9 +135,14 @@ class Tree:
 
     def read(self, path: str) -> str:
         try:
-            return (self.root / path).read_text()
+            text = (self.root / path).read_text()
+            if path.endswith(".py"):
+                ast.parse(text)
         except FileNotFoundError:
             raise ScaffoldError(f"there is no {path}") from None
+        except SyntaxError as error:
+            raise ScaffoldError(f"{path}, line {error.lineno}: {error.msg}") from None
+        return text
 
     def require_clean(self) -> None:
         try:

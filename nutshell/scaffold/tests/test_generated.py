@@ -45,7 +45,7 @@ GIZMOS: list[dict[str, str]] = [
 TYPES = (
     "text:2 text:12 text:200 text:5000 whole money decimal:4:2 decimal:18:17 flag day instant "
     "email url uuid json choice:new:done choice:a-b:c_d:3"
-).split()  # noqa: SIM905 (a line each would make a long list)
+)
 DEFAULTS = {
     "text": "x",
     "whole": "-3",
@@ -64,12 +64,12 @@ NOUNS = (
     "delivery dish entry exam flight guest hotel hour invoice journey key lease match notice offer "
     "order_line parcel party price_list quiz recipe reply room salary ship story tax ticket unit visit "
     "wish xray"
-).split()  # noqa: SIM905
+)
 WORDS = (
     "amount area body brand code colour data due_at ends_on extra grade height kind label level lines "
     "mail memo mode name note owner phase place price rank reason score sent_at shape size_class "
     "starts_on state status stock subject tags target title total type user value weight zone"
-).split()  # noqa: SIM905
+)
 
 
 def invent(seed: str, number: int, tables: list[str]) -> list[tuple[str, str, str]]:
@@ -77,8 +77,8 @@ def invent(seed: str, number: int, tables: list[str]) -> list[tuple[str, str, st
     choose = random.Random(seed)
     found = []
     known = list(tables)
-    for noun in choose.sample(NOUNS, number):
-        words = choose.sample(WORDS, choose.randint(1, 7))
+    for noun in choose.sample(NOUNS.split(), number):
+        words = choose.sample(WORDS.split(), choose.randint(1, 7))
         fields = [invent_field(choose, word) for word in words]
         for word in choose.sample(
             ("first", "second", "third"), choose.randint(0, min(3, len(known)))
@@ -93,7 +93,7 @@ def invent(seed: str, number: int, tables: list[str]) -> list[tuple[str, str, st
 
 
 def invent_field(choose: random.Random, name: str) -> str:
-    type_ = choose.choice(TYPES)
+    type_ = choose.choice(TYPES.split())
     kind, *arguments = type_.split(":")
     null = choose.choice(("", "", "?"))
     if type_ in UNIQUE and choose.random() < 0.3:
