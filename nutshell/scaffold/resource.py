@@ -4,6 +4,7 @@ import ast
 import builtins
 import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from nutshell.scaffold.tree import (
     ScaffoldError,
     Table,
     Tree,
+    assigns,
     makers_of_rows,
     paths_of_routes,
     render,
@@ -391,11 +393,15 @@ def describe(tree: Tree, name: str, plural: str, text: str, has_uuids: bool) -> 
     return Resource(name, plural, fields, aliases, parents, apart, singulars, has_uuids)
 
 
-def insert_before(text: str, found: type[ast.stmt] | tuple[type[ast.stmt], ...], new: str) -> str:
+def is_import(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def insert_before(text: str, found: Callable[[ast.stmt], bool], new: str) -> str:
     """Inserts lines before the first statement of a kind, or at the end."""
     lines = text.splitlines(keepends=True)
     for node in ast.parse(text).body:
-        if isinstance(node, found):
+        if found(node):
             lines.insert(node.lineno - 1, new)
             return "".join(lines)
     return f"{text.rstrip()}\n\n\n{new}"
@@ -408,8 +414,8 @@ def add_aliases(text: str, aliases: dict[str, str]) -> str:
     new = "".join(f"{name} = {source}\n" for name, source in aliases.items())
     lines = text.splitlines(keepends=True)
     body = ast.parse(text).body
-    above = [node for node in body if isinstance(node, ast.Assign | ast.Import | ast.ImportFrom)]
-    last = above[-1]
+    above = [node for node in body if is_import(node) or isinstance(node, ast.Assign)]
+    last = above[-1]  # models.py has imports by now
     gap = "" if isinstance(last, ast.Assign) else "\n"
     lines.insert(last.end_lineno or 0, gap + new)
     return "".join(lines)
@@ -428,23 +434,23 @@ def add_resource(root: Path, name: str, text: str, plural: str = "", ids: str = 
     tree = Tree(root)
     tree.require_clean()
     resource = describe(tree, name, plural or pluralized(name), text, has_uuids=ids == "uuid")
-    imports = (ast.Import, ast.ImportFrom)
     with tree.undone_on_failure():
-        models = insert_before(tree.read("models.py"), imports, render("imports_models.mako"))
+        models = insert_before(tree.read("models.py"), is_import, render("imports_models.mako"))
         models = add_aliases(models, resource.aliases)
         tree.write("models.py", f"{models.rstrip()}\n\n\n{render('models.mako', r=resource)}")
         main = tree.read("main.py")
-        main = insert_before(main, imports, render("imports_main.mako"))
+        main = insert_before(main, is_import, render("imports_main.mako"))
         schemas = ", ".join(resource.cls + suffix for suffix in SCHEMAS if suffix != "Base")
-        main = insert_before(main, imports, f"from models import {schemas}\n")
+        main = insert_before(main, is_import, f"from models import {schemas}\n")
         tree.write("main.py", f"{main.rstrip()}\n\n\n{render('main.mako', r=resource)}")
         rows = replace_value(
             tree.read("tests/rows.py"),
             "ROWS",
             lambda old: add_entry(old, f'"/{resource.plural}": make_{resource.name}'),
         )
-        rows = insert_before(rows, imports, "from nutshell.tests.fixtures import create\n")
-        rows = insert_before(rows, ast.AnnAssign, f"{render('rows.mako', r=resource)}\n\n")
+        rows = insert_before(rows, is_import, "from nutshell.tests.fixtures import create\n")
+        maker = f"{render('rows.mako', r=resource)}\n\n"
+        rows = insert_before(rows, lambda node: assigns(node, "ROWS"), maker)
         tree.write("tests/rows.py", rows)
         tree.write(f"tests/test_{resource.plural}.py", render("test.mako", r=resource))
         tree.format()

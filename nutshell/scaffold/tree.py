@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from mako.template import Template  # type: ignore[import-untyped]
 
@@ -90,10 +90,14 @@ def add_reference(table: Table, column: ast.AnnAssign, options: ast.Call) -> Non
             table.references[other] = table.references.get(other, False) or required
 
 
+def assigns(node: ast.stmt, name: str) -> TypeGuard[ast.AnnAssign]:
+    return isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name
+
+
 def makers_of_rows(text: str) -> dict[str, str]:
     """The functions of tests/rows.py by path, as ROWS has them."""
     for node in ast.parse(text).body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict):
+        if assigns(node, "ROWS") and isinstance(node.value, ast.Dict):
             pairs = zip(node.value.keys, node.value.values, strict=True)
             return {ast.literal_eval(key): ast.unparse(value) for key, value in pairs if key}
     raise ScaffoldError("tests/rows.py has no dict ROWS")
@@ -102,7 +106,7 @@ def makers_of_rows(text: str) -> dict[str, str]:
 def replace_value(text: str, name: str, replace: Callable[[str], str]) -> str:
     """Replaces the source of the value that a module gives to `name`."""
     for node in ast.parse(text).body:
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name and node.value:
+        if assigns(node, name) and node.value:
             statement = ast.get_source_segment(text, node) or ""
             value = ast.get_source_segment(text, node.value) or ""
             new = statement.removesuffix(value) + replace(value)
