@@ -17,7 +17,7 @@ from nutshell.scaffold.tests.test_commands import OF_NUTSHELL, make, run
 from nutshell.scaffold.tree import ScaffoldError, tables_of_models
 from nutshell.tests.service import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # What is easily written wrong: names, references to the same table, irregular plurals, defaults.
 GIZMOS: list[dict[str, str]] = [
