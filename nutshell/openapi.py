@@ -1,12 +1,14 @@
 """The OpenAPI document: descriptions of routes, errors and headers."""
 
+import re
 from http import HTTPStatus
 from typing import Any, get_origin
 
 from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from nutshell.access import SECURITY_SCHEMES
+from nutshell.conditional import read_conditions
 from nutshell.errors import MEDIA_TYPE, Problem
 from nutshell.settings import settings
 
@@ -18,37 +20,24 @@ def describe_header(name: str, description: str, **schema: Any) -> dict[str, Any
 
 # RFC 9110, sections 8.8.3 and 13.1.1.
 ENTITY_TAGS = r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'
-# By method. Routes read these headers themselves, because declaring them to FastAPI costs every call.
-HEADERS = {
-    "GET": describe_header("If-None-Match", "answers 304 if the row still has this `ETag`"),
-    "POST": describe_header(
-        "Idempotency-Key",
-        "any unique string; a retry with the same key returns the first response",
-        format="idempotency-key",
-    ),
-    "PATCH": describe_header(
-        "If-Match",
-        "changes the row only if it still has this `ETag`, else 412",
-        pattern=ENTITY_TAGS,
-    ),
-    "DELETE": describe_header(
-        "If-Match",
-        "deletes the row only if it still has this `ETag`, else 412",
-        pattern=ENTITY_TAGS,
-    ),
-}
+# Routes read these headers themselves, because declaring them to FastAPI costs every call.
+IF_NONE_MATCH = describe_header("If-None-Match", "answers 304 if the row still has this `ETag`")
+IF_MATCH = describe_header(
+    "If-Match", "answers 412 unless the row still has this `ETag`", pattern=ENTITY_TAGS
+)
+IDEMPOTENCY_KEY = describe_header(
+    "Idempotency-Key",
+    "any unique string; a retry with the same key returns the first response",
+    format="idempotency-key",
+)
 COUNT = describe_header("Prefer", "`count=exact` requests `X-Total-Count` (RFC 7240)")
-ERRORS = {
-    "GET": (),
-    "POST": (400, 409, 415),
-    "PATCH": (400, 409, 412, 415),
-    "DELETE": (400, 409, 412),
-}
 EVERY_ERROR = (401, 403, 413, 422, 500, 503)
 
 
 class DocumentedApp(FastAPI):
     """FastAPI, with the components that the routes of the document refer to."""
+
+    security_schemes: dict[str, Any]
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -58,14 +47,34 @@ class DocumentedApp(FastAPI):
             statuses = {s for o in operations for s in o["responses"] if s >= "400"}
             for kind, described in describe_problems(statuses).items():
                 components[kind] = components.get(kind, {}) | described
-            components["securitySchemes"] = SECURITY_SCHEMES
+            components["securitySchemes"] = self.security_schemes
+            add_tags(document["paths"])
             tags = dict.fromkeys(tag for o in operations for tag in o["tags"])
             document["tags"] = [{"name": tag} for tag in tags]
             document.setdefault("servers", [{"url": settings.root_path or "/"}])
             for operation in operations:
+                operation.setdefault("security", [{name: []} for name in self.security_schemes])
                 add_examples(operation, components["schemas"])
             widen_integers(document)
         return self.openapi_schema or {}
+
+
+def add_tags(paths: dict[str, Any]) -> None:
+    """Tags each operation with its resource: the last part of its path that names one.
+
+    `/shelves/{shelf_id}/books` is about books, but `/books/batch` and `/shelves/{shelf_id}/move` are about
+    books and shelves.
+    """
+    resources = {name for path in paths for name in re.findall(r"/([^/{}]+)/{", path)}
+    for path, operations in paths.items():
+        answers = operations.get("get", {}).get("responses", {})
+        if "Link" in answers.get("200", {}).get("headers", {}):
+            resources.update(re.findall(r"(?:^|})/([^/{}]+)$", path))
+    for path, operations in paths.items():
+        parts = re.findall(r"/([^/{}]+)", path)
+        tag = [part for part in parts if part in resources][-1:] or parts[:1]
+        for operation in operations.values():
+            operation.setdefault("tags", tag)
 
 
 def widen_integers(part: Any) -> None:
@@ -123,12 +132,28 @@ def is_list(route: APIRoute) -> bool:
     return get_origin(route.response_model) is list and route.methods == {"GET"}
 
 
+def depends_on(dependant: Dependant, call: object) -> bool:
+    """Whether a route depends on a function, itself or through another dependency."""
+    return dependant.call is call or any(depends_on(one, call) for one in dependant.dependencies)
+
+
 def describe_route(route: APIRoute) -> None:
-    """Documents the behaviour of ResourceRoute, by method, path and response model."""
-    (method,) = route.methods or {"GET"}
-    responses = documented(*EVERY_ERROR, *ERRORS[method])
+    """Documents the behaviour of ResourceRoute, by method, path, response model and dependencies."""
+    methods = route.methods or {"GET"}
+    errors, parameters = {*EVERY_ERROR}, []
     if "{" in route.path:
-        responses |= documented(404)
+        errors.add(404)
+    if "GET" not in methods:
+        errors.add(409)
+    if route.body_field is not None:
+        errors |= {400, 415}
+    if depends_on(route.dependant, read_conditions):
+        errors |= {400, 412}
+        parameters.append(IF_MATCH)
+    if methods == {"POST"}:
+        errors.add(400)
+        parameters.append(IDEMPOTENCY_KEY)
+    responses = documented(*sorted(errors))
     answered = {}
     if is_single(route) or is_list(route):
         answered["ETag"] = "of this response, for `If-Match` and `If-None-Match`"
@@ -138,9 +163,10 @@ def describe_route(route: APIRoute) -> None:
             "X-Total-Count": "rows in all pages, with `Prefer: count=exact`",
             "Preference-Applied": "`count=exact`, with `Prefer: count=exact`",
         }
-    if method == "GET" and answered:
+    if "GET" in methods and answered:
         responses[304] = {"description": "the response still has this `ETag`"}
-    elif method == "POST" and is_single(route):
+        parameters += [IF_NONE_MATCH, *([COUNT] if is_list(route) else [])]
+    elif methods == {"POST"} and is_single(route) and route.status_code == 201:
         answered["Location"] = "the path of the row"
     if answered:
         responses[route.status_code or 200] = {
@@ -150,7 +176,4 @@ def describe_route(route: APIRoute) -> None:
             }
         }
     route.responses = responses | route.responses
-    extra: dict[str, Any] = {"security": [{name: []} for name in SECURITY_SCHEMES]}
-    if method != "GET" or answered:
-        extra["parameters"] = [HEADERS[method], *([COUNT] if is_list(route) else [])]
-    route.openapi_extra = extra | (route.openapi_extra or {})
+    route.openapi_extra = {"parameters": parameters} | (route.openapi_extra or {})
