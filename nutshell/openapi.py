@@ -376,15 +376,14 @@ def describe_problem(status: str) -> dict[str, Any]:
     title = HTTPStatus(int(status)).phrase
     text, found = PROBLEMS.get(status, (title, {}))
     content: dict[str, Any] = {"schema": {"$ref": "#/components/schemas/Problem"}}
-    if found:
-        content["examples"] = {
-            name: {
-                "value": Problem(title=title, status=int(status), **fields).model_dump(
-                    exclude_none=True
-                )
-            }
-            for name, fields in found.items()
-        }
+    examples = {
+        name: Problem(title=title, status=int(status), **fields).model_dump(exclude_none=True)
+        for name, fields in found.items()
+    }
+    if len(examples) == 1:  # /docs shows a choice of several
+        content["example"] = next(iter(examples.values()))
+    elif examples:
+        content["examples"] = {name: {"value": value} for name, value in examples.items()}
     return {"description": text, "content": {MEDIA_TYPE: content}}
 
 
