@@ -401,8 +401,15 @@ def add_guide(operation: dict[str, Any]) -> None:
     parts += [text for name, text in guides.items() if name in names]
     operation["description"] = "\n\n".join(filter(None, parts))
     for status, response in operation["responses"].items():
-        if "$ref" in response:
+        if (
+            "$ref" in response
+        ):  # FastAPI adds a description, which would replace that of the component
             operation["responses"][status] = {"$ref": response["$ref"]}
+        elif "Idempotency-Key" in names and status < "300":
+            response.setdefault("headers", {})["Idempotency-Replayed"] = {
+                "schema": {"type": "string"},
+                "description": "`true`, if this is the response to an earlier request with this key",
+            }
 
 
 def describe_parameters(operation: dict[str, Any], schemas: dict[str, Any]) -> None:

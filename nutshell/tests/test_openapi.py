@@ -60,6 +60,7 @@ async def test_operations_say_how_to_page_to_retry_and_not_to_overwrite(
     paths = (await read_document(client))["paths"]
     assert openapi.PAGING in paths["/books"]["get"]["description"]
     assert openapi.RETRYING in paths["/books"]["post"]["description"]
+    assert "Idempotency-Replayed" in paths["/books"]["post"]["responses"]["201"]["headers"]
     for method in ("patch", "delete"):
         assert openapi.CONDITION in paths["/books/{book_id}"][method]["description"]
     assert openapi.PAGING not in paths["/books/{book_id}"]["get"]["description"]
