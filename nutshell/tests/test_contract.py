@@ -105,6 +105,9 @@ async def test_list_at_the_limits_of_its_parameters_answers(client: httpx.AsyncC
     response = await client.get(f"/shelves?limit=100&offset={greatest}&after={greatest}")
     assert response.status_code == 200
     assert response.json() == []
+    response = await client.get(f"/shelves?offset={greatest + 1}")
+    assert_problem(response, 422, ("query", "offset"))
+    assert response.json()["errors"][0]["msg"].endswith(f"less than or equal to {greatest}")
 
 
 async def test_list_after_zero_begins(client: httpx.AsyncClient) -> None:
@@ -461,9 +464,11 @@ async def test_body_over_the_limit_is_too_large(client: httpx.AsyncClient) -> No
     assert response.status_code == 201
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/shelves/1/nothing", "/books/1/"])
+@pytest.mark.parametrize("path", ["/nowhere", "/shelves/1/nothing", "/shelves/", "/books/1/"])
 async def test_unknown_path_is_not_found(client: httpx.AsyncClient, path: str) -> None:
-    assert_problem(await client.get(path), 404)
+    response = await client.get(path)
+    assert_problem(response, 404)
+    assert "There is no such path. Paths do not end with a slash" in response.json()["detail"]
 
 
 async def test_wrong_method_is_not_allowed(client: httpx.AsyncClient) -> None:
@@ -475,6 +480,7 @@ async def test_wrong_method_is_not_allowed(client: httpx.AsyncClient) -> None:
         response = await client.put(path, json={})
         assert_problem(response, 405)
         assert response.headers["allow"] == allowed
+        assert response.json()["detail"] == f"This path allows only {allowed}."
 
 
 async def test_root_leads_to_docs(client: httpx.AsyncClient) -> None:
