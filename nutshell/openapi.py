@@ -347,7 +347,7 @@ FIELDS_OF_PROBLEMS = {
         "errors": "where the input is wrong",
     },
     "InputError": {
-        "loc": "`body`, `query`, `path` or `header`, then the name of the field; in a list, its index first",
+        "loc": "`body`, `query` or `path`, then the name of the field; in an array, its index before",
         "msg": "what is wrong, for people",
         "type": "what is wrong, for programs, such as `missing`, `extra_forbidden` or `unique`",
     },

@@ -115,6 +115,9 @@ async def test_list_after_zero_begins(client: httpx.AsyncClient) -> None:
     for order, expected in (("asc", ids), ("desc", ids[::-1])):
         response = await client.get(f"/books?after=0&order={order}")
         assert [row["id"] for row in response.json()] == expected
+        for sort in ("id", "title"):
+            response = await client.get(f"/books?cursor=0&sort={sort}&order={order}")
+            assert [row["id"] for row in response.json()] == expected
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
