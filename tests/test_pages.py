@@ -1,17 +1,20 @@
 """The pages, followed to the letter in a fresh clone of the tree.
 
 Every `sh` block is run, every `diff` applied, and what `console` and `log` blocks show is compared
-with what comes, ids, times and dates aside.
+with what comes, ids, times and dates aside. What docs/api.md says about each resource and error is
+compared with the document and with what the service answers.
 """
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import SkipTest
 
 import httpx
@@ -19,6 +22,9 @@ import pytest
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
+import main
+from nutshell.errors import MESSAGES
+from nutshell.paging import Filter
 from nutshell.tests.postgres import call_off, free_port, run_when_gone
 from nutshell.tests.service import ROOT, copy_tree, plain_environment
 
@@ -53,6 +59,7 @@ class Newcomer:
         self.tree = folder / "nutshell"
         self.log = folder / "log"
         self.log.touch()
+        self.printed = ""  # by the last program
         self.port = free_port()
         self.service: subprocess.Popen[bytes] | None = None
         bin_folder = self.tree / ".venv/bin"
@@ -204,6 +211,26 @@ class Newcomer:
         """Nutshell has a later version from here on."""
         self.publish("echo '# A later version.' >> nutshell/fields.py")
 
+    def program(self, *command: str, text: str) -> str | None:
+        """Runs a program of a caller, who has a Python with httpx, or a Node.js."""
+        done = subprocess.run(
+            command, input=self.moved(text), capture_output=True, text=True, timeout=60, check=False
+        )
+        self.printed = done.stdout
+        return done.stderr if done.returncode else None
+
+    def python(self, example: Example) -> str | None:
+        return self.program(sys.executable, "-", text=example.parsed)
+
+    def javascript(self, example: Example) -> str | None:
+        if shutil.which("node") is None:
+            raise SkipTest("Node.js is not installed")
+        return self.program("node", "--input-type=module", "-", text=example.parsed)
+
+    def text(self, example: Example) -> str | None:
+        """What the last program printed, if there was one."""
+        return None if self.printed in ("", example.parsed) else f"it printed\n{self.printed}"
+
 
 @pytest.fixture
 def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
@@ -225,6 +252,9 @@ def test_pages_do_what_they_say(newcomer: Newcomer, pages: list[str]) -> None:
         "console": newcomer.console,
         "diff": newcomer.diff,
         "log": newcomer.log_lines,
+        "python": newcomer.python,
+        "javascript": newcomer.javascript,
+        "text": newcomer.text,
         "stop": newcomer.stop_service,
         "release": newcomer.release,
     }
@@ -266,3 +296,134 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert not section or section in headings[found], f"{path.name}: #{section}"
             linked.add(found)
     assert set(pages) - {ROOT / "README.md"} <= linked, "a page that no page leads to"
+
+
+# docs/api.md against the document
+
+API = (ROOT / "docs/api.md").read_text()
+DOCUMENT = main.app.openapi()
+SCHEMAS = DOCUMENT["components"]["schemas"]
+TAGS = [tag["name"] for tag in DOCUMENT["tags"] if tag["name"] != "health"]
+
+
+def section(title: str) -> str:
+    return API.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def table(text: str) -> list[list[str]]:
+    """The cells of the table's rows, without its head."""
+    lines = re.findall(r"(?m)^\| (.*?) ?\|$", text)
+    return [re.split(r" ?\| ?", line) for line in lines[1:] if not line.startswith("---")]
+
+
+def operations(tag: str) -> dict[str, dict[str, Any]]:
+    return {
+        f"{method.upper()} {path}": operation
+        for path, methods in DOCUMENT["paths"].items()
+        for method, operation in methods.items()
+        if operation["tags"] == [tag]
+    }
+
+
+def schema_of(content: dict[str, Any]) -> dict[str, Any]:
+    schema = content["content"]["application/json"]["schema"]
+    found: dict[str, Any] = SCHEMAS[schema.get("items", schema)["$ref"].rpartition("/")[2]]
+    return found
+
+
+def in_words(schema: dict[str, Any]) -> str:
+    """The type of a field as docs/api.md writes it."""
+    if "anyOf" in schema:
+        kind = in_words(schema["anyOf"][0])
+        return f"{kind}, or null" if "," in kind else f"{kind} or null"
+    if "$ref" in schema:
+        return "object"
+    if "format" in schema:
+        words = {"date-time": "date-time", "idn-email": "e-mail address", "int64": "integer"}
+        return words[schema["format"]]
+    if schema["type"] != "string":
+        return str(schema["type"])
+    least, most = schema.get("minLength"), schema["maxLength"]
+    return f"text, {least} to {most} characters" if least else f"text, up to {most} characters"
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_page_for_callers_has_every_operation_and_field(tag: str) -> None:
+    text = section(tag.capitalize())
+    found = operations(tag)
+    assert re.findall(r"`([A-Z]+ /[^`]*)`", text.partition("\n|")[0]) == list(found)
+    create = next(schema_of(o["requestBody"]) for key, o in found.items() if key.startswith("POST"))
+    patch = next(o for key, o in found.items() if key.startswith("PATCH"))
+    fields = []
+    for name, schema in schema_of(patch["responses"]["200"])["properties"].items():
+        sent = create["properties"].get(name)
+        use = "required" if name in create["required"] else "optional"
+        fields.append([f"`{name}`", in_words(sent or schema), use if sent else "read-only"])
+    assert [row[:3] for row in table(text)] == fields
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_page_for_callers_has_every_filter(tag: str) -> None:
+    text = " ".join(section(tag.capitalize()).split())
+    parameters = operations(tag)[f"GET /{tag}"]["parameters"]
+    queries = {p["name"]: p["schema"] for p in parameters if p["in"] == "query"}
+    filters, _, sort = text.partition("Filters: ")[2].partition(" Sort by ")
+    named = re.findall("`([^`]+)`", re.sub(r"\(.*?\)", "", filters))
+    assert named == [name for name in queries if name not in Filter.model_fields]
+    assert re.findall("`([^`]+)`", sort.partition(".")[0]) == queries["sort"]["enum"]
+
+
+def test_page_for_callers_has_every_parameter_of_lists_and_every_status() -> None:
+    names = {name for row in table(section("Lists")) for name in re.findall("`([a-z]+)`", row[0])}
+    assert names == Filter.model_fields.keys()
+    found = table(section("Errors").partition("Each entry")[0])
+    statuses = {status for row in found for status in row[0].split(", ")}
+    assert DOCUMENT["components"]["responses"].keys() <= statuses
+
+
+# By type, the request that it refuses.
+REFUSED: dict[str, tuple[str, str, Any]] = {
+    "unique": ("POST", "/users", {"email": "ada@example.com", "name": "Ada"}),
+    "foreign_key": ("POST", "/items", {"name": "a", "owner_id": 2000}),
+    "missing": ("POST", "/users", {"email": "eve@example.com"}),
+    "extra_forbidden": ("GET", "/items?_=1700000000", None),
+    "read_only": ("PATCH", "/users/1", {"id": 2}),
+    "repeated": ("GET", "/items?limit=1&limit=2", None),
+    "cursor": ("GET", "/items?sort=name&cursor=x", None),
+    "json_invalid": ("POST", "/users", b"{"),
+    "model_attributes_type": ("POST", "/users", []),
+    "list_type": ("POST", "/items/batch", {}),
+    "string_type": ("POST", "/items", {"name": 1}),
+    "bool_type": ("POST", "/todos", {"title": "a", "owner_id": 1, "done": "yes"}),
+    "int_from_float": ("POST", "/todos", {"title": "a", "owner_id": 1.5}),
+    "string_too_short": ("POST", "/items", {"name": ""}),
+    "string_too_long": ("POST", "/items", {"name": "a" * 201}),
+    "string_pattern_mismatch": ("POST", "/items", {"name": "\0"}),
+    "string_unicode": ("POST", "/items", b'{"name": "\\ud800"}'),
+    "greater_than_equal": ("GET", "/items?limit=0", None),
+    "less_than_equal": ("GET", "/items?limit=101", None),
+    "too_short": ("POST", "/items/batch", []),
+    "too_long": ("POST", "/items/batch", [{"name": "a"}] * 101),
+    "literal_error": ("GET", "/items?order=up", None),
+    "timezone_aware": ("GET", "/todos?due_after=2030-01-31T12:00:00", None),
+    "datetime_from_date_parsing": ("GET", "/todos?due_after=2030-02-30T12:00:00Z", None),
+    "value_error": ("GET", "/users?email=ada", None),
+}
+
+
+async def test_page_for_callers_has_the_types_of_errors(
+    client: httpx.AsyncClient, user: dict[str, Any]
+) -> None:
+    rows = table(section("Errors").partition("Each entry")[2])
+    statuses = {kind: row[1] for row in rows for kind in re.findall(r"`(\w+)`", row[0])}
+    assert statuses.keys() == REFUSED.keys()
+    for kind, (method, path, data) in REFUSED.items():
+        body = {"content": data} if isinstance(data, bytes) else {"json": data}
+        headers = {"content-type": "application/json"}
+        answer = await client.request(method, path, headers=headers, **body)
+        assert str(answer.status_code) == statuses[kind], kind
+        assert answer.json()["errors"][0]["type"] == kind, answer.text
+    files = set((ROOT / "nutshell").glob("*.py")) - {ROOT / "nutshell/openapi.py"}
+    sources = "".join(path.read_text() for path in files)
+    own = set(re.findall(r'"type": "(\w+)"\}', sources)) | MESSAGES.keys()
+    assert own <= REFUSED.keys()
