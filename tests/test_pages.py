@@ -18,7 +18,7 @@ import pytest
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
-from nutshell.tests.postgres import call_off, free_port, run_when_gone
+from nutshell.tests.postgres import call_off, free_port, run_when_gone, wait_until
 from nutshell.tests.service import ROOT, copy_tree, plain_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -53,7 +53,9 @@ class Newcomer:
         self.log = folder / "log"
         self.log.touch()
         self.port = free_port()
+        self.second_port = free_port()
         self.service: subprocess.Popen[bytes] | None = None
+        self.second: subprocess.Popen[bytes] | None = None
         bin_folder = self.tree / ".venv/bin"
         self.environment = plain_environment(bin_folder, HOME=str(folder))
         # In a terminal, curl shows no progress.
@@ -70,6 +72,7 @@ class Newcomer:
         subprocess.run(["git", "clone", "-q", upstream, self.tree], check=True)
 
     def moved(self, command: str) -> str:
+        command = re.sub(r"(?<=[:= ])8001\b", str(self.second_port), command)
         return re.sub(r"(?<=[:=])8000\b", str(self.port), command)
 
     def run(self, command: str) -> str:
@@ -120,9 +123,13 @@ class Newcomer:
         self.stop()
         starts = self.starts()
         # Where a page names no port it means 8000. honcho by itself would take 5000.
-        command = command.replace("make run", "PORT=8000 make run")
-        with self.log.open("a") as log:
-            self.service = subprocess.Popen(
+        self.service = self.launch(command.replace("make run", "PORT=8000 make run"), self.log)
+        self.killer = run_when_gone("kill -s KILL -- -$1", self.service.pid)
+        self.wait_until_up(starts + 1)
+
+    def launch(self, command: str, output: Path) -> subprocess.Popen[bytes]:
+        with output.open("a") as log:
+            return subprocess.Popen(
                 ["bash", "-c", f"exec env {self.moved(command)}"],
                 cwd=self.tree,
                 env=self.environment,
@@ -131,8 +138,20 @@ class Newcomer:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self.killer = run_when_gone("kill -s KILL -- -$1", self.service.pid)
-        self.wait_until_up(starts + 1)
+
+    def start_second(self, command: str) -> None:
+        """Starts a service of a page's own, on port 8001."""
+        log = self.log.with_name("second-log")
+        self.second = self.launch(command, log)
+        self.second_killer = run_when_gone("kill -s KILL -- -$1", self.second.pid)
+        wait_until(lambda: log.exists() and STARTED in log.read_text(), timeout=60)
+
+    def stop_second(self) -> None:
+        if self.second is not None:
+            os.killpg(self.second.pid, signal.SIGTERM)
+            self.second.wait(30)
+            self.second = None
+            call_off(self.second_killer)
 
     def stop(self) -> None:
         if self.service is not None:
@@ -151,6 +170,9 @@ class Newcomer:
                 if not printed.endswith("DONE\n"):
                     return f"{line} failed:\n{printed}"
             self.start(last)
+            return None
+        if last.endswith("--port 8001"):
+            self.start_second(last)
             return None
         printed = self.follow("set -e\n" + example.parsed + "\necho 'DONE'")
         return None if printed.endswith("DONE\n") else f"it failed:\n{printed}"
@@ -186,11 +208,15 @@ class Newcomer:
     def stop_service(self, _: Example) -> None:
         self.stop()
 
+    def close_second(self, _: Example) -> None:
+        self.stop_second()
+
 
 @pytest.fixture
 def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
     newcomer = Newcomer(tmp_path)
     yield newcomer
+    newcomer.stop_second()
     newcomer.stop()
 
 
@@ -206,6 +232,7 @@ def test_pages_do_what_they_say(newcomer: Newcomer, pages: list[str]) -> None:
         "diff": newcomer.diff,
         "log": newcomer.log_lines,
         "stop": newcomer.stop_service,
+        "close": newcomer.close_second,
     }
     parsers = [CodeBlockParser(kind, evaluator) for kind, evaluator in evaluators.items()]
     for page in pages:

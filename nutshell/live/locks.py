@@ -1,8 +1,9 @@
 """Finds out which requests wait for a lock of PostgreSQL, which row it is, and who holds it.
 
-PostgreSQL is asked on a connection of the view's own, and only while a statement takes unusually long. A
-wait that is shorter than that may not be seen. The server must be version 14 or newer, and not behind a
-pooler, which hides its process ids.
+PostgreSQL is asked on a connection of the view's own, and only while a statement takes longer than 20 ms:
+up to 50 times a second, at 0.5 to 0.7 ms of CPU in the server and 0.3 ms here, so a twentieth of a core at
+most. Shorter waits are not seen. The server must be version 14 or newer, and not behind a pooler, which
+hides the ids of its processes.
 """
 
 import asyncio
