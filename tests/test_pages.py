@@ -25,7 +25,7 @@ from sybil.parsers.markdown import CodeBlockParser, SkipParser
 import main
 from nutshell.errors import MESSAGES
 from nutshell.paging import Filter
-from nutshell.tests.postgres import call_off, free_port, run_when_gone
+from nutshell.tests.postgres import call_off, free_port, run_when_gone, wait_until
 from nutshell.tests.service import ROOT, copy_tree, plain_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -61,7 +61,9 @@ class Newcomer:
         self.log.touch()
         self.printed = ""  # by the last program
         self.port = free_port()
+        self.second_port = free_port()
         self.service: subprocess.Popen[bytes] | None = None
+        self.second: subprocess.Popen[bytes] | None = None
         bin_folder = self.tree / ".venv/bin"
         self.environment = plain_environment(bin_folder, HOME=str(folder))
         # In a terminal, curl shows no progress.
@@ -91,6 +93,7 @@ class Newcomer:
             (tools / name).touch()  # make finds them newer than the lock files
 
     def moved(self, command: str) -> str:
+        command = re.sub(r"(?<=[:= ])8001\b", str(self.second_port), command)
         return re.sub(r"(?<=[:=])8000\b", str(self.port), command)
 
     def run(self, command: str) -> str:
@@ -141,9 +144,13 @@ class Newcomer:
         self.stop()
         starts = self.starts()
         # Where a page names no port it means 8000. honcho by itself would take 5000.
-        command = command.replace("make run", "PORT=8000 make run")
-        with self.log.open("a") as log:
-            self.service = subprocess.Popen(
+        self.service = self.launch(command.replace("make run", "PORT=8000 make run"), self.log)
+        self.killer = run_when_gone("kill -s KILL -- -$1", self.service.pid)
+        self.wait_until_up(starts + 1)
+
+    def launch(self, command: str, output: Path) -> subprocess.Popen[bytes]:
+        with output.open("a") as log:
+            return subprocess.Popen(
                 ["bash", "-c", f"exec env {self.moved(command)}"],
                 cwd=self.tree,
                 env=self.environment,
@@ -152,8 +159,20 @@ class Newcomer:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self.killer = run_when_gone("kill -s KILL -- -$1", self.service.pid)
-        self.wait_until_up(starts + 1)
+
+    def start_second(self, command: str) -> None:
+        """Starts a service of a page's own, on port 8001."""
+        log = self.log.with_name("second-log")
+        self.second = self.launch(command, log)
+        self.second_killer = run_when_gone("kill -s KILL -- -$1", self.second.pid)
+        wait_until(lambda: log.exists() and STARTED in log.read_text(), timeout=60)
+
+    def stop_second(self) -> None:
+        if self.second is not None:
+            os.killpg(self.second.pid, signal.SIGTERM)
+            self.second.wait(30)
+            self.second = None
+            call_off(self.second_killer)
 
     def stop(self) -> None:
         if self.service is not None:
@@ -172,6 +191,9 @@ class Newcomer:
                 if not printed.endswith("DONE\n"):
                     return f"{line} failed:\n{printed}"
             self.start(last)
+            return None
+        if last.endswith("--port 8001"):
+            self.start_second(last)
             return None
         printed = self.follow("set -e\n" + example.parsed + "\necho 'DONE'")
         return None if printed.endswith("DONE\n") else f"it failed:\n{printed}"
@@ -231,11 +253,15 @@ class Newcomer:
         """What the last program printed, if there was one."""
         return None if self.printed in ("", example.parsed) else f"it printed\n{self.printed}"
 
+    def close_second(self, _: Example) -> None:
+        self.stop_second()
+
 
 @pytest.fixture
 def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
     newcomer = Newcomer(tmp_path)
     yield newcomer
+    newcomer.stop_second()
     newcomer.stop()
 
 
@@ -257,6 +283,7 @@ def test_pages_do_what_they_say(newcomer: Newcomer, pages: list[str]) -> None:
         "text": newcomer.text,
         "stop": newcomer.stop_service,
         "release": newcomer.release,
+        "close": newcomer.close_second,
     }
     parsers = [CodeBlockParser(kind, evaluator) for kind, evaluator in evaluators.items()]
     for page in pages:
