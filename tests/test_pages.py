@@ -25,6 +25,7 @@ from sybil.parsers.markdown import CodeBlockParser, SkipParser
 import main
 from nutshell.errors import MESSAGES
 from nutshell.paging import Filter
+from nutshell.settings import Settings
 from nutshell.tests.postgres import call_off, free_port, run_when_gone, wait_until
 from nutshell.tests.service import ROOT, copy_tree, plain_environment
 
@@ -454,3 +455,17 @@ async def test_page_for_callers_has_the_types_of_errors(
     sources = "".join(path.read_text() for path in files)
     own = set(re.findall(r'"type": "(\w+)"\}', sources)) | MESSAGES.keys()
     assert own <= REFUSED.keys()
+
+
+def test_defaults_of_settings_are_those_that_the_page_names() -> None:
+    page = (ROOT / "docs/operating.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", page, re.MULTILINE))
+    names = {name.upper(): field for name, field in Settings.model_fields.items()}
+    assert rows.keys() >= names.keys()
+    words: dict[str, Any] = {"none": (None, "", []), "off": (False,)}
+    for name, field in names.items():
+        shown = rows[name].strip("`")
+        default = field.default
+        if isinstance(default, bool):
+            shown = shown.replace("true", "True")
+        assert default in words.get(shown, ()) or str(default) == shown, name
