@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
+from uuid import UUID
 
 from fastapi import Request
 from sqlalchemy import Column, Index, Table, select
@@ -164,7 +165,7 @@ def written(value: object) -> str:
 async def find_absent(column: Column[Any], sent: list[Fields]) -> list[Fields]:
     """Looks up the references on SQLite, which does not tell which of them it refused."""
     key = next(iter(column.foreign_keys))
-    kind = key.column.type.python_type
+    kind = {int: int, UUID: UUID}.get(key.column.type.python_type, str)
     values = {}
     for fields in sent[:MANY]:
         with suppress(TypeError, ValueError):

@@ -30,6 +30,7 @@ IDEMPOTENCY_KEY = describe_header(
     "any unique string; a retry with the same key returns the first response",
     format="idempotency-key",
 )
+MAX_DEPTH = 5  # of an example: a schema may contain itself
 COUNT = describe_header("Prefer", "`count=exact` requests `X-Total-Count` (RFC 7240)")
 EVERY_ERROR = (401, 403, 413, 422, 500, 503)
 
@@ -88,19 +89,41 @@ def widen_integers(part: Any) -> None:
 
 
 def add_examples(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
-    """Copies the examples of the schemas to where clients such as Postman look for them."""
+    """Puts the examples of the schemas where clients such as Postman look for them."""
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "path" and parameter["schema"].get("type") == "integer":
             parameter.setdefault("example", 1)
-    if "requestBody" in operation:
-        content = operation["requestBody"]["content"]["application/json"]
-        several = content["schema"].get("type") == "array"
-        reference = (content["schema"]["items"] if several else content["schema"]).get("$ref", "")
-        schema = schemas.get(reference.rpartition("/")[2], {})
-        fields = schema.get("properties", {}).items()
-        body = {name: field["examples"][0] for name, field in fields if "examples" in field}
-        body = schema.get("examples", [body])[0]
-        content.setdefault("example", [body] if several else body)
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        content.setdefault("example", find_example(content["schema"], schemas))
+
+
+def find_example(schema: dict[str, Any], schemas: dict[str, Any], depth: int = 0) -> Any:
+    """The example of a schema, or one made of those of its parts. Required fields are in it anyway."""
+    schema = schemas.get(schema.get("$ref", "").rpartition("/")[2], schema)
+    for known in ("examples", "enum"):
+        if known in schema:
+            return schema[known][0]
+    if "const" in schema or "default" in schema:
+        return schema.get("const", schema.get("default"))
+    if alternatives := schema.get("anyOf", schema.get("oneOf", schema.get("allOf"))):
+        return find_example(alternatives[0], schemas, depth)
+    match schema.get("type"):
+        case "object":
+            required = schema.get("required", ())
+            fields = schema.get("properties", {}).items()
+            used = [(n, f) for n, f in fields if n in required or "examples" in f]
+            return {name: find_example(field, schemas, depth + 1) for name, field in used}
+        case "array" if depth < MAX_DEPTH:
+            return [find_example(schema["items"], schemas, depth + 1)] if "items" in schema else []
+        case "array":
+            return []
+        case "integer" | "number":
+            return max(1, schema.get("minimum", 1))
+        case "boolean":
+            return False
+    texts = {"uuid": "0190a5f4-7c1e-7000-8000-0123456789ab", "date": "2030-01-31"}
+    texts |= {"date-time": "2030-01-31T12:00:00Z"}
+    return texts.get(schema.get("format", ""), "a" * schema.get("minLength", 1))
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

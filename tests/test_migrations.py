@@ -26,7 +26,7 @@ from nutshell.migrate import MIGRATIONS
 from nutshell.settings import settings
 from nutshell.tests.postgres import Postgres
 from nutshell.tests.service import ROOT, alembic, checkout, copy_tree, plain_environment
-from tests.rows import ROWS
+from tests.rows import HEADERS, ROWS
 
 REVISIONS = [s.revision for s in ScriptDirectory.from_config(MIGRATIONS).walk_revisions()][::-1]
 
@@ -54,7 +54,9 @@ def rows(url: URL) -> dict[str, list[dict[str, Any]]]:
     engine = create_engine(url)
     with engine.connect() as connection:
         found = {
-            name: [dict(row._mapping) for row in connection.execute(text(f"SELECT * FROM {name}"))]
+            name: [
+                dict(row._mapping) for row in connection.execute(text(f'SELECT * FROM "{name}"'))
+            ]
             for name in tables(url) - {"alembic_version"}
         }
     engine.dispose()
@@ -88,7 +90,8 @@ async def test_each_migration_goes_down_and_up_and_keeps_what_rows_it_can(
     pools = Pools(empty_url, 1)
     use_pools(pools, monkeypatch)
     transport = httpx.ASGITransport(main.app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+    url = "http://127.0.0.1"
+    async with httpx.AsyncClient(transport=transport, base_url=url, headers=HEADERS) as client:
         for number, make in enumerate(ROWS.values()):
             await make(client, number)
     await pools.dispose()
