@@ -222,6 +222,12 @@ def test_pages_do_what_they_say(newcomer: Newcomer, pages: list[str]) -> None:
     follow_pages(newcomer, pages)
 
 
+def test_recipes_do_what_they_say(newcomer: Newcomer) -> None:
+    """All of them in one tree, and at the end the tests of all, on both databases."""
+    newcomer.use_installed_tools()
+    follow_pages(newcomer, ["docs/recipes.md"])
+
+
 def follow_pages(newcomer: Newcomer, pages: list[str]) -> None:
     evaluators = {
         "sh": newcomer.sh,
