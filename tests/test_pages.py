@@ -56,7 +56,7 @@ class Newcomer:
     """Does what a page says, in a clone of the tree, on a port of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.upstream = copy_tree(folder / "upstream")
+        upstream = copy_tree(folder / "upstream")
         self.tree = folder / "nutshell"
         self.log = folder / "log"
         self.log.touch()
@@ -69,29 +69,27 @@ class Newcomer:
         self.environment = plain_environment(bin_folder, HOME=str(folder))
         # In a terminal, curl shows no progress.
         (folder / ".curlrc").write_text("silent\n")
-        (folder / ".gitconfig").write_text("[user]\nname = n\nemail = n@example.com\n")
         # How pip reaches its packages on this machine.
         self.environment |= {
             name: value
             for name, value in os.environ.items()
             if name.startswith(("PIP_", "SSL_", "REQUESTS_"))
         }
-        self.publish("git init -q -b main")
-        subprocess.run(["git", "clone", "-q", self.upstream, self.tree], check=True)
+        for role in ("AUTHOR", "COMMITTER"):
+            self.environment |= {f"GIT_{role}_NAME": "n", f"GIT_{role}_EMAIL": "n@example.com"}
+        commit = "git init -q -b main && git add -A && git commit -qm copy"
+        subprocess.run(["bash", "-c", commit], cwd=upstream, env=self.environment, check=True)
+        subprocess.run(["git", "clone", "-q", upstream, self.tree], check=True)
 
-    def publish(self, command: str) -> None:
-        """Commits to the repository that the newcomer clones."""
-        commit = f"{command} && git add -A && git commit -qm 'A state to clone'"
-        subprocess.run(["bash", "-c", commit], cwd=self.upstream, env=self.environment, check=True)
-
-    def take_tools(self) -> None:
-        """Spares `make` the installation of the tools: links to those that run this test."""
-        tools = self.tree / ".venv"
-        tools.mkdir()
-        for name in ("bin", "include", "lib", "pyvenv.cfg"):
-            (tools / name).symlink_to(Path(sys.prefix) / name)
-        for name in ("python", "run", "dev", "postgresql"):
-            (tools / name).touch()  # make finds them newer than the lock files
+    def use_installed_tools(self) -> None:
+        """Spares the tree an installation: its `.venv` is the one that runs the tests."""
+        own, installed = self.tree / ".venv", Path(sys.prefix)
+        own.mkdir()
+        for name in ("bin", "lib"):
+            (own / name).symlink_to(installed / name)
+        shutil.copy(installed / "pyvenv.cfg", own)
+        for stamp in ("python", "run", "postgresql", "dev"):
+            (own / stamp).touch()
 
     def moved(self, command: str) -> str:
         command = re.sub(r"(?<=[:= ])8001\b", str(self.second_port), command)
@@ -231,8 +229,10 @@ class Newcomer:
         self.stop()
 
     def release(self, _: Example) -> None:
-        """Nutshell has a later version from here on."""
-        self.publish("echo '# A later version.' >> nutshell/fields.py")
+        """Publishes a later version where the newcomer has cloned from."""
+        change = "echo '# A later version.' >> nutshell/fields.py && git commit -qam Later"
+        upstream = self.tree.with_name("upstream")
+        subprocess.run(["bash", "-c", change], cwd=upstream, env=self.environment, check=True)
 
     def program(self, *command: str, text: str) -> str | None:
         """Runs a program of a caller, who has a Python with httpx, or a Node.js."""
@@ -267,13 +267,21 @@ def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
 
 
 # Pages in one group are followed one after the other, in one clone.
-PAGES = [["README.md", "docs/api.md"], ["docs/operating.md"], ["LESSONS.md"], ["MAKE_IT_YOURS.md"]]
+PAGES = [["README.md", "docs/api.md"], ["docs/operating.md"], ["LESSONS.md"]]
 
 
 @pytest.mark.parametrize("pages", PAGES, ids=lambda pages: pages[-1])
 def test_pages_do_what_they_say(newcomer: Newcomer, pages: list[str]) -> None:
-    if pages == ["MAKE_IT_YOURS.md"]:
-        newcomer.take_tools()  # the other pages install theirs
+    follow_pages(newcomer, pages)
+
+
+def test_recipes_do_what_they_say(newcomer: Newcomer) -> None:
+    """All of them in one tree, and at the end the tests of all, on both databases."""
+    newcomer.use_installed_tools()
+    follow_pages(newcomer, ["docs/recipes.md"])
+
+
+def follow_pages(newcomer: Newcomer, pages: list[str]) -> None:
     evaluators = {
         "sh": newcomer.sh,
         "console": newcomer.console,
@@ -298,6 +306,11 @@ def test_pages_do_what_they_say(newcomer: Newcomer, pages: list[str]) -> None:
                 print(f"{page}, line {example.line}: {skipped}")
         kinds = re.findall(r"(?m)^```(\w+)$", document.text)
         assert set(kinds) <= evaluators.keys(), "a block that nobody looks at"
+
+
+def test_make_it_yours_does_what_it_says(newcomer: Newcomer) -> None:
+    newcomer.use_installed_tools()  # the other pages install theirs
+    follow_pages(newcomer, ["MAKE_IT_YOURS.md"])
 
 
 def anchor(heading: str) -> str:

@@ -29,7 +29,6 @@ REMOVED = (
     "tests/test_main.py",
     "tests/test_pages.py",
     "tests/test_posts.py",
-    "tests/test_recipes.py",
     "tests/test_search.py",
     "tests/test_todos.py",
     "tests/test_users.py",

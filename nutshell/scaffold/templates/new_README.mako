@@ -39,6 +39,7 @@ ${"##"} Read on
 | to | read |
 |---|---|
 | call it | [docs/api.md](docs/api.md) |
+| add resources and change them | [MAKE_IT_YOURS.md](MAKE_IT_YOURS.md), [docs/recipes.md](docs/recipes.md) |
 | work on the code | [docs/development.md](docs/development.md), [CONTRIBUTING.md](.github/CONTRIBUTING.md) |
 | operate, configure and monitor it | [docs/operating.md](docs/operating.md) |
 | run several processes or machines | [docs/scaling.md](docs/scaling.md) |

@@ -2,7 +2,9 @@
 path = f"/{r.plural}"
 references = [field for field in r.fields if field.kind.table]
 uniques = [field for field in r.fields if field.unique and not field.kind.table]
-comparable = [field for field in r.required + r.fields if field.kind.shown in ("int", "str", "bool")]
+# Those whose value in Python is that of JSON, or is it as a str.
+comparable = [field for field in r.fields if field.required or field.name in r.plain and r.plain[field.name] is not None]
+comparable = [field for field in comparable if field.kind.shown in ("int", "str", "bool", "UUID")]
 required = "".join(f', ("body", "{field.name}")' for field in r.required)
 %>\
 """The ${r.many}, over HTTP."""
@@ -32,7 +34,11 @@ async def test_create_${r.name}_stores_it(client: httpx.AsyncClient, session: As
     stored = await session.get(${r.cls}, ${'UUID(row["id"])' if r.has_uuids else 'row["id"]'})
     assert stored is not None
 % for field in comparable[:1]:
+%   if field.kind.shown == "UUID":
+    assert str(stored.${field.name}) == row["${field.name}"]
+%   else:
     assert stored.${field.name} == row["${field.name}"]
+%   endif
 % endfor
 
 
