@@ -6,8 +6,10 @@ with what comes, ids, times and dates aside.
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,10 +66,21 @@ class Newcomer:
             for name, value in os.environ.items()
             if name.startswith(("PIP_", "SSL_", "REQUESTS_"))
         }
-        git = "git -c user.name=n -c user.email=n@example.com"
-        commit = f"git init -q -b main && git add -A && {git} commit -qm copy"
-        subprocess.run(["bash", "-c", commit], cwd=upstream, check=True)
+        for role in ("AUTHOR", "COMMITTER"):
+            self.environment |= {f"GIT_{role}_NAME": "n", f"GIT_{role}_EMAIL": "n@example.com"}
+        commit = "git init -q -b main && git add -A && git commit -qm copy"
+        subprocess.run(["bash", "-c", commit], cwd=upstream, env=self.environment, check=True)
         subprocess.run(["git", "clone", "-q", upstream, self.tree], check=True)
+
+    def use_installed_tools(self) -> None:
+        """Spares the tree an installation: its `.venv` is the one that runs the tests."""
+        own, installed = self.tree / ".venv", Path(sys.prefix)
+        own.mkdir()
+        for name in ("bin", "lib"):
+            (own / name).symlink_to(installed / name)
+        shutil.copy(installed / "pyvenv.cfg", own)
+        for stamp in ("python", "run", "postgresql", "dev"):
+            (own / stamp).touch()
 
     def moved(self, command: str) -> str:
         return re.sub(r"(?<=[:=])8000\b", str(self.port), command)
@@ -200,6 +213,16 @@ PAGES = [["README.md", "docs/api.md"], ["docs/operating.md"], ["LESSONS.md"], ["
 
 @pytest.mark.parametrize("pages", PAGES, ids=lambda pages: pages[-1])
 def test_pages_do_what_they_say(newcomer: Newcomer, pages: list[str]) -> None:
+    follow_pages(newcomer, pages)
+
+
+def test_recipes_do_what_they_say(newcomer: Newcomer) -> None:
+    """All of them in one tree, and at the end the tests of all, on both databases."""
+    newcomer.use_installed_tools()
+    follow_pages(newcomer, ["docs/recipes.md"])
+
+
+def follow_pages(newcomer: Newcomer, pages: list[str]) -> None:
     evaluators = {
         "sh": newcomer.sh,
         "console": newcomer.console,
