@@ -74,6 +74,8 @@ async def find_waits(connection: AsyncConnection, suspects: dict[int, Trace]) ->
             if trace.step is step:
                 trace.lock = trace.open("lock", text=locked)
                 trace.lock.start = began
+        elif trace.lock.end is not None:  # the next in the queue was let in, and it waits again
+            trace.lock.end = None
         if trace.lock is not None:
             found = [owners[each].number for each in holders if each in owners]
             trace.lock.by = sorted({*trace.lock.by, *found})

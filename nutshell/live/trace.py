@@ -105,8 +105,8 @@ class Trace:
     def finish(self) -> None:
         if (step := self.step) is None:
             return
-        self.shut(step)
         self.shut(self.lock)
+        self.shut(step)
         if step.kind in ("commit", "rollback"):
             if self.transaction is not None:
                 self.transaction.end = step.end

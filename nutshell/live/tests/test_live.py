@@ -415,6 +415,9 @@ async def test_wait_for_a_row_names_the_row_and_who_holds_it(
             f"for the lock on row {shelf['id']} of shelves, held by #{holder.number}"
             in " ".join(trace.notes)
         )
+        # It waits until the holder's commit, also if another was let in before it.
+        (commit,) = holder.of("commit")
+        assert trace.began + lock.end > holder.began + commit.start
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
