@@ -119,7 +119,8 @@ def single(path: str) -> str:
 
 def settled(row: dict[str, Any]) -> dict[str, Any]:
     """The row without what changes with other fields, or by itself."""
-    return {name: value for name, value in row.items() if name not in KEPT}
+    kept = {column.name for table in TABLES for column in table.columns if column.onupdate}
+    return {name: value for name, value in row.items() if name not in KEPT | kept}
 
 
 def test_every_resource_says_how_to_make_a_row() -> None:
