@@ -66,13 +66,16 @@ def add_tags(paths: dict[str, Any]) -> None:
     `/shelves/{shelf_id}/books` is about books, but `/books/batch` and `/shelves/{shelf_id}/move` are about
     books and shelves.
     """
-    resources = {name for path in paths for name in re.findall(r"/([^/{}]+)/{", path)}
+    begin = (
+        r"(?:^|})/([^/{}]+)"  # what follows another part, as in `/books/batch`, names no resource
+    )
+    resources = {name for path in paths for name in re.findall(begin + "/{", path)}
     for path, operations in paths.items():
         answers = operations.get("get", {}).get("responses", {})
         if "Link" in answers.get("200", {}).get("headers", {}):
-            resources.update(re.findall(r"(?:^|})/([^/{}]+)$", path))
+            resources.update(re.findall(begin + "$", path))
     for path, operations in paths.items():
-        parts = re.findall(r"/([^/{}]+)", path)
+        parts = re.findall(begin, path)
         tag = [part for part in parts if part in resources][-1:] or parts[:1]
         for operation in operations.values():
             operation.setdefault("tags", tag)
