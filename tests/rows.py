@@ -16,6 +16,9 @@ Row = dict[str, Any]
 # Each call of the tests sends these. If main.py has a check of its own, they must satisfy it.
 HEADERS: dict[str, str] = {}
 
+# The environment of the service, where a test starts it as a process.
+VARIABLES: dict[str, str] = {}
+
 # Fields that a PATCH may change without naming them, such as `updated_at` and totals.
 KEPT: set[str] = set()
 

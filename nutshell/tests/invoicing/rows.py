@@ -10,7 +10,9 @@ from nutshell.tests.fixtures import create
 Row = dict[str, Any]
 
 # Sent with each call: see tests/conftest.py.
-HEADERS = {"x-caller": "ada"}
+HEADERS = {"x-key": "adas-key"}
+
+VARIABLES: dict[str, str] = {}
 
 # The fields that change with others, or by themselves.
 KEPT = {"updated_at"}
