@@ -58,14 +58,16 @@ def read_sqlite(message: str, statement: str) -> Violation | None:
     if kind == "CHECK" or subject.startswith("index "):
         return read_constraint(kind.lower(), subject.removeprefix("index ").strip("'"))
     if kind == "UNIQUE":
-        pairs = re.findall(r"(\w+)\.(\w+)", subject)
-        columns = [tables[table].columns[name] for table, name in pairs if table in tables]
+        columns = [
+            tables[table].columns[name]
+            for table, name in re.findall(r"(\w+)\.(\w+)", subject)
+            if table in tables and name in tables[table].columns
+        ]
         return Violation("unique", [columns])
     if kind == "FOREIGN KEY":
         written = re.match(r'(?:INSERT INTO|UPDATE) "?(\w+)', statement)
-        keys = (
-            tables[written[1]].foreign_key_constraints if written and written[1] in tables else []
-        )
+        known = written and written[1] in tables
+        keys = tables[written[1]].foreign_key_constraints if written and known else []
         return Violation("foreign_key", [list(key.columns) for key in keys])
     return None
 

@@ -90,12 +90,15 @@ def failure() -> Response:
 
 async def http_error(request: Request, exc: HTTPException) -> Response:
     headers = dict(exc.headers or {})
-    if exc.status_code == 405:
-        headers["Allow"] = ", ".join(allowed_methods(request))
-    if exc.status_code == 503:
-        headers.setdefault("Retry-After", "1")
     # FastAPI lets the detail be anything that JSON can express.
     detail = exc.detail if isinstance(exc.detail, str) else json.dumps(exc.detail)
+    if exc.status_code == 404 and "endpoint" not in request.scope:
+        detail = "There is no such path. Paths do not end with a slash; /docs lists them."
+    if exc.status_code == 405:
+        headers["Allow"] = ", ".join(allowed_methods(request))
+        detail = f"This path allows only {headers['Allow']}."
+    if exc.status_code == 503:
+        headers.setdefault("Retry-After", "1")
     return problem(exc.status_code, detail, headers=headers)
 
 

@@ -84,7 +84,7 @@ async def run_once(request: Request, handle: Callable[[Request], Awaitable[Respo
         if stored is not None and abs(now() - stored.created_at) < LIFETIME:
             if stored.request != fingerprint:
                 raise HTTPException(422, "This Idempotency-Key was used for a different request.")
-            answer = Response(stored.body, stored.status)
+            answer = Response(stored.body, stored.status, {"Idempotency-Replayed": "true"})
             answer.headers.raw.extend((n.encode(), v.encode("latin-1")) for n, v in stored.headers)
             return answer
         # The route's commit releases a savepoint. The transaction ends with this block.

@@ -28,7 +28,7 @@ HEALTH = ("/healthz", "/readyz")
 
 # Response headers that pages on other origins may read.
 EXPOSED = ["Link", "Location", "ETag", "Retry-After", "X-Request-ID"]
-EXPOSED += ["X-Total-Count", "Preference-Applied"]
+EXPOSED += ["X-Total-Count", "Preference-Applied", "Idempotency-Replayed"]
 
 SANE_ID = re.compile(rb"[\w.-]{1,64}", re.ASCII)
 

@@ -16,12 +16,14 @@ from sqlalchemy import func
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import Select
+from starlette.routing import Match
+from starlette.types import Scope
 
 from nutshell.access import admit
 from nutshell.conditional import STREAMS, tag_answer
 from nutshell.database import take_snapshot
 from nutshell.idempotency import run_once
-from nutshell.openapi import describe_route, is_list, is_single
+from nutshell.openapi.document import describe_route, is_list, is_single
 from nutshell.paging import Filter
 
 # PATCH has the semantics of a merge patch (RFC 7396). Other JSON types, such as JSON Patch, differ.
@@ -36,7 +38,14 @@ class ResourceRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
+        self.literal = path.partition("{")[0]
         describe_route(self)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        # Most routes belong to other resources, which this tells without a regular expression.
+        if self.literal not in scope["path"]:
+            return Match.NONE, {}
+        return super().matches(scope)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

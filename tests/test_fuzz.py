@@ -1,5 +1,6 @@
 """The service against its own OpenAPI document, by schemathesis: `make fuzz` takes longer."""
 
+import json
 import os
 import re
 import subprocess
@@ -22,22 +23,30 @@ SEED = os.environ.get("FUZZ_SEED", "20300131")
 # Other methods find the path of a single row here, which documents 422 for an id such as "batch".
 SIBLING = """
 [[operations]]
-include-path-regex = "^{}$"
+include-path-regex = {}
 checks.unsupported_method.enabled = false
 checks.allow_header_conformance.enabled = false
+"""
+CREDENTIALS = """
+[auth.openapi.{}]
+{} = {}
 """
 
 
 def configuration() -> str:
-    """schemathesis.toml, with the paths that another path with a parameter matches too."""
-    paths = main.app.openapi()["paths"]
-    patterns = {path: re.sub(r"{\w+}", "[^/]+", path) for path in paths}
-    siblings = [
-        SIBLING.format(re.escape(path).replace("\\", "\\\\"))
-        for path in paths
-        if any(other != path and re.fullmatch(patterns[other], path) for other in paths)
-    ]
-    return (ROOT / "tests/schemathesis.toml").read_text() + "".join(siblings)
+    """schemathesis.toml, with credentials and with the paths that a path with a parameter matches too."""
+    document = main.app.openapi()
+    parts = [(ROOT / "tests/schemathesis.toml").read_text()]
+    given = {name.lower(): value for name, value in ({"Authorization": TOKEN} | HEADERS).items()}
+    for name, scheme in document["components"]["securitySchemes"].items():
+        kind = "api_key" if scheme["type"] == "apiKey" else "bearer"
+        value = given.get(scheme.get("name", "authorization").lower(), "")
+        parts.append(CREDENTIALS.format(name, kind, json.dumps(value.removeprefix("Bearer "))))
+    patterns = {path: re.sub(r"{\w+}", "[^/]+", path) for path in document["paths"]}
+    for path in patterns:
+        if any(other != path and re.fullmatch(patterns[other], path) for other in patterns):
+            parts.append(SIBLING.format(json.dumps(f"^{re.escape(path)}$")))
+    return "".join(parts)
 
 
 def test_service_keeps_what_its_document_promises(empty_url: URL, tmp_path: Path) -> None:
@@ -45,7 +54,6 @@ def test_service_keeps_what_its_document_promises(empty_url: URL, tmp_path: Path
         migrate(empty_url, checkout())
     variables: Variables = {"DATABASE_URL": empty_url, "API_TOKEN": TOKEN, **VARIABLES}
     (tmp_path / "schemathesis.toml").write_text(configuration())
-    headers = [word for pair in HEADERS.items() for word in ("--header", ": ".join(pair))]
     with Service(variables, tree=checkout()) as service:
         done = subprocess.run(
             [
@@ -57,10 +65,9 @@ def test_service_keeps_what_its_document_promises(empty_url: URL, tmp_path: Path
                     f"{service.url}/openapi.json",
                 ),
                 *("--max-examples", EXAMPLES, "--seed", SEED, "--no-color"),
-                *headers,
             ],
             cwd=ROOT / "tests",
-            env=os.environ | {"API_TOKEN": TOKEN, "SCHEMATHESIS_HOOKS": "fuzz_hooks"},
+            env=os.environ | {"SCHEMATHESIS_HOOKS": "fuzz_hooks"},
             capture_output=True,
             text=True,
             timeout=3600,

@@ -1,7 +1,8 @@
 """The pages, followed to the letter in a fresh clone of the tree.
 
 Every `sh` block is run, every `diff` applied, and what `console` and `log` blocks show is compared
-with what comes, ids, times and dates aside.
+with what comes, ids, times and dates aside. What docs/api.md says about each resource and error is
+compared with the document and with what the service answers.
 """
 
 import os
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import SkipTest
 
 import httpx
@@ -20,7 +22,11 @@ import pytest
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
-from nutshell.tests.postgres import call_off, free_port, run_when_gone
+import main
+from nutshell.errors import MESSAGES
+from nutshell.paging import Filter
+from nutshell.settings import Settings
+from nutshell.tests.postgres import call_off, free_port, run_when_gone, wait_until
 from nutshell.tests.service import ROOT, copy_tree, plain_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -54,8 +60,11 @@ class Newcomer:
         self.tree = folder / "nutshell"
         self.log = folder / "log"
         self.log.touch()
+        self.printed = ""  # by the last program
         self.port = free_port()
+        self.second_port = free_port()
         self.service: subprocess.Popen[bytes] | None = None
+        self.second: subprocess.Popen[bytes] | None = None
         bin_folder = self.tree / ".venv/bin"
         self.environment = plain_environment(bin_folder, HOME=str(folder))
         # In a terminal, curl shows no progress.
@@ -83,6 +92,7 @@ class Newcomer:
             (own / stamp).touch()
 
     def moved(self, command: str) -> str:
+        command = re.sub(r"(?<=[:= ])8001\b", str(self.second_port), command)
         return re.sub(r"(?<=[:=])8000\b", str(self.port), command)
 
     def run(self, command: str) -> str:
@@ -133,9 +143,13 @@ class Newcomer:
         self.stop()
         starts = self.starts()
         # Where a page names no port it means 8000. honcho by itself would take 5000.
-        command = command.replace("make run", "PORT=8000 make run")
-        with self.log.open("a") as log:
-            self.service = subprocess.Popen(
+        self.service = self.launch(command.replace("make run", "PORT=8000 make run"), self.log)
+        self.killer = run_when_gone("kill -s KILL -- -$1", self.service.pid)
+        self.wait_until_up(starts + 1)
+
+    def launch(self, command: str, output: Path) -> subprocess.Popen[bytes]:
+        with output.open("a") as log:
+            return subprocess.Popen(
                 ["bash", "-c", f"exec env {self.moved(command)}"],
                 cwd=self.tree,
                 env=self.environment,
@@ -144,8 +158,20 @@ class Newcomer:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self.killer = run_when_gone("kill -s KILL -- -$1", self.service.pid)
-        self.wait_until_up(starts + 1)
+
+    def start_second(self, command: str) -> None:
+        """Starts a service of a page's own, on port 8001."""
+        log = self.log.with_name("second-log")
+        self.second = self.launch(command, log)
+        self.second_killer = run_when_gone("kill -s KILL -- -$1", self.second.pid)
+        wait_until(lambda: log.exists() and STARTED in log.read_text(), timeout=60)
+
+    def stop_second(self) -> None:
+        if self.second is not None:
+            os.killpg(self.second.pid, signal.SIGTERM)
+            self.second.wait(30)
+            self.second = None
+            call_off(self.second_killer)
 
     def stop(self) -> None:
         if self.service is not None:
@@ -164,6 +190,9 @@ class Newcomer:
                 if not printed.endswith("DONE\n"):
                     return f"{line} failed:\n{printed}"
             self.start(last)
+            return None
+        if last.endswith("--port 8001"):
+            self.start_second(last)
             return None
         printed = self.follow("set -e\n" + example.parsed + "\necho 'DONE'")
         return None if printed.endswith("DONE\n") else f"it failed:\n{printed}"
@@ -205,11 +234,35 @@ class Newcomer:
         upstream = self.tree.with_name("upstream")
         subprocess.run(["bash", "-c", change], cwd=upstream, env=self.environment, check=True)
 
+    def program(self, *command: str, text: str) -> str | None:
+        """Runs a program of a caller, who has a Python with httpx, or a Node.js."""
+        done = subprocess.run(
+            command, input=self.moved(text), capture_output=True, text=True, timeout=60, check=False
+        )
+        self.printed = done.stdout
+        return done.stderr if done.returncode else None
+
+    def python(self, example: Example) -> str | None:
+        return self.program(sys.executable, "-", text=example.parsed)
+
+    def javascript(self, example: Example) -> str | None:
+        if shutil.which("node") is None:
+            raise SkipTest("Node.js is not installed")
+        return self.program("node", "--input-type=module", "-", text=example.parsed)
+
+    def text(self, example: Example) -> str | None:
+        """What the last program printed, if there was one."""
+        return None if self.printed in ("", example.parsed) else f"it printed\n{self.printed}"
+
+    def close_second(self, _: Example) -> None:
+        self.stop_second()
+
 
 @pytest.fixture
 def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
     newcomer = Newcomer(tmp_path)
     yield newcomer
+    newcomer.stop_second()
     newcomer.stop()
 
 
@@ -234,8 +287,12 @@ def follow_pages(newcomer: Newcomer, pages: list[str]) -> None:
         "console": newcomer.console,
         "diff": newcomer.diff,
         "log": newcomer.log_lines,
+        "python": newcomer.python,
+        "javascript": newcomer.javascript,
+        "text": newcomer.text,
         "stop": newcomer.stop_service,
         "release": newcomer.release,
+        "close": newcomer.close_second,
     }
     parsers = [CodeBlockParser(kind, evaluator) for kind, evaluator in evaluators.items()]
     for page in pages:
@@ -280,3 +337,148 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert not section or section in headings[found], f"{path.name}: #{section}"
             linked.add(found)
     assert set(pages) - {ROOT / "README.md"} <= linked, "a page that no page leads to"
+
+
+# docs/api.md against the document
+
+API = (ROOT / "docs/api.md").read_text()
+DOCUMENT = main.app.openapi()
+SCHEMAS = DOCUMENT["components"]["schemas"]
+TAGS = [tag["name"] for tag in DOCUMENT["tags"] if tag["name"] != "health"]
+
+
+def section(title: str) -> str:
+    return API.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def table(text: str) -> list[list[str]]:
+    """The cells of the table's rows, without its head."""
+    lines = re.findall(r"(?m)^\| (.*?) ?\|$", text)
+    return [re.split(r" ?\| ?", line) for line in lines[1:] if not line.startswith("---")]
+
+
+def operations(tag: str) -> dict[str, dict[str, Any]]:
+    return {
+        f"{method.upper()} {path}": operation
+        for path, methods in DOCUMENT["paths"].items()
+        for method, operation in methods.items()
+        if operation["tags"] == [tag]
+    }
+
+
+def schema_of(content: dict[str, Any]) -> dict[str, Any]:
+    schema = content["content"]["application/json"]["schema"]
+    found: dict[str, Any] = SCHEMAS[schema.get("items", schema)["$ref"].rpartition("/")[2]]
+    return found
+
+
+def in_words(schema: dict[str, Any]) -> str:
+    """The type of a field as docs/api.md writes it."""
+    if "anyOf" in schema:
+        kind = in_words(schema["anyOf"][0])
+        return f"{kind}, or null" if "," in kind else f"{kind} or null"
+    if "$ref" in schema:
+        return "object"
+    if "format" in schema:
+        words = {"date-time": "date-time", "idn-email": "e-mail address", "int64": "integer"}
+        return words[schema["format"]]
+    if schema["type"] != "string":
+        return str(schema["type"])
+    least, most = schema.get("minLength"), schema["maxLength"]
+    return f"text, {least} to {most} characters" if least else f"text, up to {most} characters"
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_page_for_callers_has_every_operation_and_field(tag: str) -> None:
+    text = section(tag.capitalize())
+    found = operations(tag)
+    assert re.findall(r"`([A-Z]+ /[^`]*)`", text.partition("\n|")[0]) == list(found)
+    create = next(schema_of(o["requestBody"]) for key, o in found.items() if key.startswith("POST"))
+    patch = next(o for key, o in found.items() if key.startswith("PATCH"))
+    fields = []
+    for name, schema in schema_of(patch["responses"]["200"])["properties"].items():
+        sent = create["properties"].get(name)
+        use = "required" if name in create["required"] else "optional"
+        fields.append([f"`{name}`", in_words(sent or schema), use if sent else "read-only"])
+    assert [row[:3] for row in table(text)] == fields
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_page_for_callers_has_every_filter(tag: str) -> None:
+    text = " ".join(section(tag.capitalize()).split())
+    parameters = operations(tag)[f"GET /{tag}"]["parameters"]
+    queries = {p["name"]: p["schema"] for p in parameters if p["in"] == "query"}
+    filters, _, sort = text.partition("Filters: ")[2].partition(" Sort by ")
+    named = re.findall("`([^`]+)`", re.sub(r"\(.*?\)", "", filters))
+    assert named == [name for name in queries if name not in Filter.model_fields]
+    assert re.findall("`([^`]+)`", sort.partition(".")[0]) == queries["sort"]["enum"]
+
+
+def test_page_for_callers_has_every_parameter_of_lists_and_every_status() -> None:
+    names = {name for row in table(section("Lists")) for name in re.findall("`([a-z]+)`", row[0])}
+    assert names == Filter.model_fields.keys()
+    found = table(section("Errors").partition("Each entry")[0])
+    statuses = {status for row in found for status in row[0].split(", ")}
+    assert DOCUMENT["components"]["responses"].keys() <= statuses
+
+
+# By type, the request that it refuses.
+REFUSED: dict[str, tuple[str, str, Any]] = {
+    "unique": ("POST", "/users", {"email": "ada@example.com", "name": "Ada"}),
+    "foreign_key": ("POST", "/items", {"name": "a", "owner_id": 2000}),
+    "missing": ("POST", "/users", {"email": "eve@example.com"}),
+    "extra_forbidden": ("GET", "/items?_=1700000000", None),
+    "read_only": ("PATCH", "/users/1", {"id": 2}),
+    "repeated": ("GET", "/items?limit=1&limit=2", None),
+    "cursor": ("GET", "/items?sort=name&cursor=x", None),
+    "json_invalid": ("POST", "/users", b"{"),
+    "model_attributes_type": ("POST", "/users", []),
+    "list_type": ("POST", "/items/batch", {}),
+    "string_type": ("POST", "/items", {"name": 1}),
+    "bool_type": ("POST", "/todos", {"title": "a", "owner_id": 1, "done": "yes"}),
+    "int_from_float": ("POST", "/todos", {"title": "a", "owner_id": 1.5}),
+    "string_too_short": ("POST", "/items", {"name": ""}),
+    "string_too_long": ("POST", "/items", {"name": "a" * 201}),
+    "string_pattern_mismatch": ("POST", "/items", {"name": "\0"}),
+    "string_unicode": ("POST", "/items", b'{"name": "\\ud800"}'),
+    "greater_than_equal": ("GET", "/items?limit=0", None),
+    "less_than_equal": ("GET", "/items?limit=101", None),
+    "too_short": ("POST", "/items/batch", []),
+    "too_long": ("POST", "/items/batch", [{"name": "a"}] * 101),
+    "literal_error": ("GET", "/items?order=up", None),
+    "timezone_aware": ("GET", "/todos?due_after=2030-01-31T12:00:00", None),
+    "datetime_from_date_parsing": ("GET", "/todos?due_after=2030-02-30T12:00:00Z", None),
+    "value_error": ("GET", "/users?email=ada", None),
+}
+
+
+async def test_page_for_callers_has_the_types_of_errors(
+    client: httpx.AsyncClient, user: dict[str, Any]
+) -> None:
+    rows = table(section("Errors").partition("Each entry")[2])
+    statuses = {kind: row[1] for row in rows for kind in re.findall(r"`(\w+)`", row[0])}
+    assert statuses.keys() == REFUSED.keys()
+    for kind, (method, path, data) in REFUSED.items():
+        body = {"content": data} if isinstance(data, bytes) else {"json": data}
+        headers = {"content-type": "application/json"}
+        answer = await client.request(method, path, headers=headers, **body)
+        assert str(answer.status_code) == statuses[kind], kind
+        assert answer.json()["errors"][0]["type"] == kind, answer.text
+    files = (ROOT / "nutshell").glob("*.py")
+    sources = "".join(path.read_text() for path in files)
+    own = set(re.findall(r'"type": "(\w+)"\}', sources)) | MESSAGES.keys()
+    assert own <= REFUSED.keys()
+
+
+def test_defaults_of_settings_are_those_that_the_page_names() -> None:
+    page = (ROOT / "docs/operating.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", page, re.MULTILINE))
+    names = {name.upper(): field for name, field in Settings.model_fields.items()}
+    assert rows.keys() >= names.keys()
+    words: dict[str, Any] = {"none": (None, "", []), "off": (False,)}
+    for name, field in names.items():
+        shown = rows[name].strip("`")
+        default = field.default
+        if isinstance(default, bool):
+            shown = shown.replace("true", "True")
+        assert default in words.get(shown, ()) or str(default) == shown, name

@@ -1,4 +1,4 @@
-"""The OpenAPI document: descriptions of routes, errors and headers."""
+"""The OpenAPI document: descriptions and examples of routes, parameters, errors and headers."""
 
 import re
 from http import HTTPStatus
@@ -10,7 +10,22 @@ from fastapi.routing import APIRoute
 
 from nutshell.conditional import read_conditions
 from nutshell.errors import MEDIA_TYPE, Problem
-from nutshell.settings import settings
+from nutshell.openapi.examples import add_examples
+from nutshell.openapi.guide import (
+    ACCESS,
+    CONDITION,
+    FIELDS_OF_PROBLEMS,
+    LIVE,
+    OVERVIEW,
+    PAGING,
+    PROBLEMS,
+    RETRYING,
+    describe_parameters,
+)
+from nutshell.settings import LIVE_VIEW, settings
+
+# An example.
+TAG = '"47c06ab4f0ad4d8c5f1b9c23"'
 
 
 def describe_header(name: str, description: str, **schema: Any) -> dict[str, Any]:
@@ -21,17 +36,28 @@ def describe_header(name: str, description: str, **schema: Any) -> dict[str, Any
 # RFC 9110, sections 8.8.3 and 13.1.1.
 ENTITY_TAGS = r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'
 # Routes read these headers themselves, because declaring them to FastAPI costs every call.
-IF_NONE_MATCH = describe_header("If-None-Match", "answers 304 if the row still has this `ETag`")
+IF_NONE_MATCH = describe_header(
+    "If-None-Match",
+    "answers 304, without a body, if the response still has this `ETag`",
+    examples=[TAG],
+)
 IF_MATCH = describe_header(
-    "If-Match", "answers 412 unless the row still has this `ETag`", pattern=ENTITY_TAGS
+    "If-Match",
+    "answers 412 unless the row still has this `ETag`; `*` is any",
+    pattern=ENTITY_TAGS,
+    examples=["*", TAG],
 )
 IDEMPOTENCY_KEY = describe_header(
     "Idempotency-Key",
-    "any unique string; a retry with the same key returns the first response",
+    "a unique string of 1 to 255 printable ASCII characters, such as a UUID; for 24 hours, a retry with"
+    " the same key and body returns the first response",
     format="idempotency-key",
 )
-MAX_DEPTH = 5  # of an example: a schema may contain itself
-COUNT = describe_header("Prefer", "`count=exact` requests `X-Total-Count` (RFC 7240)")
+COUNT = describe_header(
+    "Prefer",
+    "`count=exact` requests `X-Total-Count` (RFC 7240)",
+    examples=["count=exact"],
+)
 EVERY_ERROR = (401, 403, 413, 422, 500, 503)
 
 
@@ -53,9 +79,13 @@ class DocumentedApp(FastAPI):
             tags = dict.fromkeys(tag for o in operations for tag in o["tags"])
             document["tags"] = [{"name": tag} for tag in tags]
             document.setdefault("servers", [{"url": settings.root_path or "/"}])
+            add_overview(document["info"], self.security_schemes)
             for operation in operations:
                 operation.setdefault("security", [{name: []} for name in self.security_schemes])
-                add_examples(operation, components["schemas"])
+                add_guide(operation)
+            add_examples(operations, components["schemas"])
+            for operation in operations:
+                describe_parameters(operation, components["schemas"])
             widen_integers(document)
         return self.openapi_schema or {}
 
@@ -91,44 +121,6 @@ def widen_integers(part: Any) -> None:
         widen_integers(inner)
 
 
-def add_examples(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
-    """Puts the examples of the schemas where clients such as Postman look for them."""
-    for parameter in operation.get("parameters", ()):
-        if parameter["in"] == "path" and parameter["schema"].get("type") == "integer":
-            parameter.setdefault("example", 1)
-    for content in operation.get("requestBody", {}).get("content", {}).values():
-        content.setdefault("example", find_example(content["schema"], schemas))
-
-
-def find_example(schema: dict[str, Any], schemas: dict[str, Any], depth: int = 0) -> Any:
-    """The example of a schema, or one made of those of its parts. Required fields are in it anyway."""
-    schema = schemas.get(schema.get("$ref", "").rpartition("/")[2], schema)
-    for known in ("examples", "enum"):
-        if known in schema:
-            return schema[known][0]
-    if "const" in schema or "default" in schema:
-        return schema.get("const", schema.get("default"))
-    if alternatives := schema.get("anyOf", schema.get("oneOf", schema.get("allOf"))):
-        return find_example(alternatives[0], schemas, depth)
-    match schema.get("type"):
-        case "object":
-            required = schema.get("required", ())
-            fields = schema.get("properties", {}).items()
-            used = [(n, f) for n, f in fields if n in required or "examples" in f]
-            return {name: find_example(field, schemas, depth + 1) for name, field in used}
-        case "array" if depth < MAX_DEPTH:
-            return [find_example(schema["items"], schemas, depth + 1)] if "items" in schema else []
-        case "array":
-            return []
-        case "integer" | "number":
-            return max(1, schema.get("minimum", 1))
-        case "boolean":
-            return False
-    texts = {"uuid": "0190a5f4-7c1e-7000-8000-0123456789ab", "date": "2030-01-31"}
-    texts |= {"date-time": "2030-01-31T12:00:00Z"}
-    return texts.get(schema.get("format", ""), "a" * schema.get("minLength", 1))
-
-
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Returns the `responses` of a route that answers with these errors."""
     return {s: {"$ref": f"#/components/responses/{s}"} for s in statuses}
@@ -138,15 +130,59 @@ def describe_problems(statuses: set[str]) -> dict[str, Any]:
     """Returns the components that `documented` refers to."""
     problem_schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas = problem_schema.pop("$defs") | {"Problem": problem_schema}
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    responses: dict[str, dict[str, Any]] = {
-        status: {"description": HTTPStatus(int(status)).phrase, "content": content}
-        for status in sorted(statuses)
-    }
-    for status, name in (("401", "WWW-Authenticate"), ("503", "Retry-After")):
+    for name, fields in FIELDS_OF_PROBLEMS.items():
+        for field, text in fields.items():
+            schemas[name]["properties"][field]["description"] = text
+    responses = {status: describe_problem(status) for status in sorted(statuses)}
+    for status, name, text, value in (
+        ("401", "WWW-Authenticate", "the scheme of the token", "Bearer"),
+        ("503", "Retry-After", "seconds to wait", "1"),
+    ):
         if status in responses:
-            responses[status]["headers"] = {name: {"schema": {"type": "string"}}}
+            header = {"description": text, "schema": {"type": "string", "examples": [value]}}
+            responses[status]["headers"] = {name: header}
     return {"schemas": schemas, "responses": responses}
+
+
+def describe_problem(status: str) -> dict[str, Any]:
+    title = HTTPStatus(int(status)).phrase
+    text, found = PROBLEMS.get(status, (title, {}))
+    content: dict[str, Any] = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    examples = {
+        name: Problem(title=title, status=int(status), **fields).model_dump(exclude_none=True)
+        for name, fields in found.items()
+    }
+    if len(examples) == 1:  # /docs shows a choice of several
+        content["example"] = next(iter(examples.values()))
+    elif examples:
+        content["examples"] = {name: {"value": value} for name, value in examples.items()}
+    return {"description": text, "content": {MEDIA_TYPE: content}}
+
+
+def add_overview(info: dict[str, Any], security_schemes: dict[str, Any]) -> None:
+    """Adds what holds for all operations to the app's own description."""
+    bearer = any(scheme.get("scheme") == "bearer" for scheme in security_schemes.values())
+    parts = [info.get("description", ""), ACCESS if bearer else "", OVERVIEW]
+    parts.append(LIVE if LIVE_VIEW.exists() else "")
+    info["description"] = "\n\n".join(part.strip() for part in parts if part)
+
+
+def add_guide(operation: dict[str, Any]) -> None:
+    """Adds how to page, to retry and to avoid overwriting to the description of an operation."""
+    guides = {"limit": PAGING, "Idempotency-Key": RETRYING, "If-Match": CONDITION}
+    names = {parameter["name"] for parameter in operation.get("parameters", ())}
+    parts = [operation.get("description", "")]
+    parts += [text for name, text in guides.items() if name in names]
+    operation["description"] = "\n\n".join(filter(None, parts))
+    for status, response in operation["responses"].items():
+        if "$ref" in response:
+            # FastAPI adds a description, which would replace that of the component.
+            operation["responses"][status] = {"$ref": response["$ref"]}
+        elif "Idempotency-Key" in names and status < "300":
+            response.setdefault("headers", {})["Idempotency-Replayed"] = {
+                "schema": {"type": "string"},
+                "description": "`true`, if this is the response to an earlier request with this key",
+            }
 
 
 def is_single(route: APIRoute) -> bool:
