@@ -24,7 +24,7 @@ from nutshell.errors import HANDLERS
 from nutshell.idempotency import purge_old_keys
 from nutshell.log import describe_service, set_up_log
 from nutshell.middleware import Edge
-from nutshell.openapi import DocumentedApp, documented
+from nutshell.openapi.document import DocumentedApp, documented
 from nutshell.routes import ResourceRoute
 from nutshell.settings import LIVE_VIEW, settings
 

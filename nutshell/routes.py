@@ -23,7 +23,7 @@ from nutshell.access import admit
 from nutshell.conditional import STREAMS, tag_answer
 from nutshell.database import take_snapshot
 from nutshell.idempotency import run_once
-from nutshell.openapi import describe_route, is_list, is_single
+from nutshell.openapi.document import describe_route, is_list, is_single
 from nutshell.paging import Filter
 
 # PATCH has the semantics of a merge patch (RFC 7396). Other JSON types, such as JSON Patch, differ.

@@ -11,9 +11,9 @@ from sqlmodel import SQLModel
 
 from nutshell.tests import library
 from nutshell.tests.fixtures import create
-from nutshell import guide
 from nutshell.app import create_app
 from nutshell.middleware import MAX_BODY
+from nutshell.openapi import guide
 from nutshell.routes import ResourceRoute
 from nutshell.settings import LIVE_VIEW, settings
 
@@ -49,7 +49,7 @@ async def test_overview_follows_the_description_of_the_app() -> None:
 async def test_overview_without_the_live_view_does_not_mention_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nutshell.openapi.LIVE_VIEW", LIVE_VIEW.with_name("nothing.py"))
+    monkeypatch.setattr("nutshell.openapi.document.LIVE_VIEW", LIVE_VIEW.with_name("nothing.py"))
     assert "/trace" not in create_app("Library", summary="").openapi()["info"]["description"]
 
 

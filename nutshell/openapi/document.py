@@ -10,8 +10,8 @@ from fastapi.routing import APIRoute
 
 from nutshell.conditional import read_conditions
 from nutshell.errors import MEDIA_TYPE, Problem
-from nutshell.examples import add_examples
-from nutshell.guide import (
+from nutshell.openapi.examples import add_examples
+from nutshell.openapi.guide import (
     ACCESS,
     CONDITION,
     FIELDS_OF_PROBLEMS,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from nutshell.errors import MESSAGES, InputError
-from nutshell.examples import find_answer, find_schema, make_example
+from nutshell.openapi.examples import find_answer, find_schema, make_example
 
 ACCESS = """
 ### Access

@@ -27,19 +27,20 @@ def add_examples(operations: list[Any], schemas: dict[str, Any]) -> None:
     rows have sent.
     """
     created: dict[str, dict[str, Any]] = defaultdict(dict)  # by tag
-    shown: dict[str, dict[str, Any]] = {}  # by schema
+    tags: dict[str, str] = {}  # by the schema of a response
     for operation in operations:
         for parameter in operation.get("parameters", ()):
             if parameter["in"] == "path" and parameter["schema"].get("type") == "integer":
                 parameter.setdefault("example", 1)
-        fields = created[operation["tags"][0]]
+        tag = operation["tags"][0]
         for content in operation.get("requestBody", {}).get("content", {}).values():
             body = make_example(content["schema"], schemas, sent=True)
             content.setdefault("example", body)
             row = body[0] if isinstance(body, list) and body else body
-            for name, value in row.items() if isinstance(row, dict) else ():
-                fields.setdefault(name, value)
-        shown.setdefault(find_schema(find_answer(operation))[0], fields)
+            if isinstance(row, dict):
+                created[tag] = row | created[tag]
+        tags.setdefault(find_schema(find_answer(operation))[0], tag)
+    shown = {schema: created[tag] for schema, tag in tags.items()}
     for operation in operations:
         content = find_answer(operation)
         name, several = find_schema(content)
