@@ -347,7 +347,10 @@ async def test_change_may_send_back_what_is_shown(client: httpx.AsyncClient, pat
         data = shown if whole else {name: shown[name] for name in read_only(path)}
         response = await client.patch(url, json=cut_to_milliseconds(data) if cut else data)
         assert response.status_code == 200, response.text
-        assert settled(response.json()) == settled(row)
+        answered, before = settled(response.json()), settled(row)
+        if cut:  # a moment that can be changed loses its microseconds
+            answered, before = cut_to_milliseconds(answered), cut_to_milliseconds(before)
+        assert answered == before
 
 
 @pytest.mark.parametrize("path", CHANGES)

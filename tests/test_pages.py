@@ -230,7 +230,9 @@ class Newcomer:
 
     def release(self, _: Example) -> None:
         """Publishes a later version where the newcomer has cloned from."""
-        change = "echo '# A later version.' >> nutshell/fields.py && git commit -qam Later"
+        change = (
+            "printf '\\n\\n# A later version.\\n' >> nutshell/fields.py && git commit -qam Later"
+        )
         upstream = self.tree.with_name("upstream")
         subprocess.run(["bash", "-c", change], cwd=upstream, env=self.environment, check=True)
 
