@@ -159,7 +159,9 @@ async def client(
     """Calls the app. A GET of several statements without a snapshot fails the test."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     url = "http://127.0.0.1"
-    async with httpx.AsyncClient(transport=transport, base_url=url, headers=access_headers) as client:
+    async with httpx.AsyncClient(
+        transport=transport, base_url=url, headers=access_headers
+    ) as client:
         yield client
     torn = [record.getMessage() for record in caplog.get_records("call") if record.msg == TORN]
     assert not torn or request.node.get_closest_marker("torn"), torn
