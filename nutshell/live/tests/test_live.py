@@ -580,12 +580,12 @@ async def test_page_that_cannot_follow_misses_some(
     client: httpx.AsyncClient, stream: AsyncIterator[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise the process would keep all that happens for it."""
-    monkeypatch.setattr(view, "SHOWN", 1)
+    monkeypatch.setattr(view, "SHOWN", 2)
     await anext(stream)
-    for _ in range(15):
+    for _ in range(25):
         await client.get("/healthz")
     (waiting,) = feed.listeners
-    assert waiting.qsize() == 10
+    assert waiting.qsize() == 20
 
 
 async def test_stream_shows_a_slow_request_while_it_is_under_way(
