@@ -50,7 +50,9 @@ def add_examples(operations: list[Any], schemas: dict[str, Any]) -> None:
             sent = sent.get("example")
             if not several and isinstance(sent, dict):
                 row = combine(row, sent)
-            content["application/json"].setdefault("example", [row] if several else row)
+            for response in operation["responses"].values():  # PUT may answer 200 or 201
+                if find_schema(other := response.get("content", {})) == (name, several):
+                    other["application/json"].setdefault("example", [row] if several else row)
 
 
 def combine(shown: Any, sent: Any) -> Any:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from annotated_types import Interval, MaxLen, MinLen
 from fastapi import Depends, HTTPException, Query, Request, Response
-from pydantic import model_validator
+from pydantic import StringConstraints, model_validator
 from sqlalchemy import CheckConstraint, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, selectinload
 from sqlmodel import Field, Relationship, SQLModel, col, select
@@ -41,7 +41,7 @@ from nutshell.paging import Filter, UuidFilter
 from nutshell.routes import ReplyDep
 
 Name = Annotated[Text, MinLen(1), MaxLen(100)]
-Sku = Annotated[str, Field(min_length=1, max_length=20, regex="^[A-Z0-9]+$")]
+Sku = Annotated[str, StringConstraints(max_length=20, pattern="^[A-Z0-9]+$")]
 Quantity = Annotated[int, Interval(ge=1, le=1000)]
 State = Literal["draft", "sent"]
 
@@ -419,7 +419,7 @@ async def read_product(sku: Sku, session: SnapshotDep) -> Any:
     return (await session.exec(by_sku(sku))).one()
 
 
-@app.put("/products/{sku}", response_model=ProductRead)
+@app.put("/products/{sku}", response_model=ProductRead, responses={201: {"model": ProductRead}})
 async def put_product(
     sku: Sku, data: ProductCreate, session: SessionDep, if_match: IfMatchDep, answer: Response
 ) -> Any:
