@@ -21,7 +21,7 @@ def app() -> FastAPI:
 
 
 @pytest.fixture
-def headers() -> dict[str, str]:
+def access_headers() -> dict[str, str]:
     return HEADERS
 
 

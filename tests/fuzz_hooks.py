@@ -57,6 +57,10 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
             r'[*]|((W/)?"[!#-~]*"(, ?)?)+', (case.headers or {}).get("If-Match", "*")
         ):
             case.headers["If-Match"] = '"0"'
+    # What is not HTTP reaches no operation.
+    for name, value in list((case.headers or {}).items()):
+        if isinstance(value, str):
+            case.headers[name] = re.sub(r"[\x00-\x1f\x7f]", "", value)
     key = (case.headers or {}).get("idempotency-key")
     if key and re.fullmatch(r"[\w.-]{1,255}", key, re.ASCII):
         case.headers["idempotency-key"] = uuid4().hex

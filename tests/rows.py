@@ -19,7 +19,7 @@ HEADERS: dict[str, str] = {}
 # The environment of the service, where a test starts it as a process.
 VARIABLES: dict[str, str] = {}
 
-# Fields that a PATCH may change without naming them, such as `updated_at` and totals.
+# Fields that a PATCH may change without naming them, such as a total. Columns with `onupdate` are known.
 KEPT: set[str] = set()
 
 

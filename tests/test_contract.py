@@ -119,7 +119,8 @@ def single(path: str) -> str:
 
 def settled(row: dict[str, Any]) -> dict[str, Any]:
     """The row without what changes with other fields, or by itself."""
-    return {name: value for name, value in row.items() if name not in KEPT}
+    kept = {column.name for table in TABLES for column in table.columns if column.onupdate}
+    return {name: value for name, value in row.items() if name not in KEPT | kept}
 
 
 def test_every_resource_says_how_to_make_a_row() -> None:
@@ -346,7 +347,10 @@ async def test_change_may_send_back_what_is_shown(client: httpx.AsyncClient, pat
         data = shown if whole else {name: shown[name] for name in read_only(path)}
         response = await client.patch(url, json=cut_to_milliseconds(data) if cut else data)
         assert response.status_code == 200, response.text
-        assert settled(response.json()) == settled(row)
+        answered, before = settled(response.json()), settled(row)
+        if cut:  # a moment that can be changed loses its microseconds
+            answered, before = cut_to_milliseconds(answered), cut_to_milliseconds(before)
+        assert answered == before
 
 
 @pytest.mark.parametrize("path", CHANGES)

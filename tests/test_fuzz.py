@@ -76,6 +76,7 @@ def test_service_keeps_what_its_document_promises(empty_url: URL, tmp_path: Path
         summary = done.stdout[done.stdout.find("= SUMMARY") :]
         print(summary)
         assert done.returncode == 0, done.stdout
+        assert "Authentication failed" not in done.stdout, "HEADERS in rows.py"
         operations = sum(len(methods) for methods in main.app.openapi()["paths"].values())
         assert re.search(rf"Tested: {operations}\b", summary)
         for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"):

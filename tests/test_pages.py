@@ -164,7 +164,14 @@ class Newcomer:
         log = self.log.with_name("second-log")
         self.second = self.launch(command, log)
         self.second_killer = run_when_gone("kill -s KILL -- -$1", self.second.pid)
-        wait_until(lambda: log.exists() and STARTED in log.read_text(), timeout=60)
+        self.wait_for_second(1)
+
+    def second_starts(self) -> int:
+        log = self.log.with_name("second-log")
+        return log.read_text().count(STARTED) if log.exists() else 0
+
+    def wait_for_second(self, starts: int) -> None:
+        wait_until(lambda: self.second_starts() >= starts, timeout=60)
 
     def stop_second(self) -> None:
         if self.second is not None:
@@ -209,8 +216,12 @@ class Newcomer:
     def diff(self, example: Example) -> str | None:
         change = self.tree / "change.diff"
         change.write_text(example.parsed)
+        starts, second_starts = self.starts(), self.second_starts()
         printed = self.follow("git apply change.diff && echo DONE")
         change.unlink()
+        if self.second is not None:  # both services watch its file
+            self.wait_for_second(second_starts + 1)
+            self.wait_until_up(starts + 1)
         return None if printed == "DONE\n" else f"it does not apply:\n{printed}"
 
     def log_lines(self, example: Example) -> str | None:
@@ -230,7 +241,9 @@ class Newcomer:
 
     def release(self, _: Example) -> None:
         """Publishes a later version where the newcomer has cloned from."""
-        change = "echo '# A later version.' >> nutshell/fields.py && git commit -qam Later"
+        change = (
+            "printf '\\n\\n# A later version.\\n' >> nutshell/fields.py && git commit -qam Later"
+        )
         upstream = self.tree.with_name("upstream")
         subprocess.run(["bash", "-c", change], cwd=upstream, env=self.environment, check=True)
 

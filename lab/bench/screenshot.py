@@ -25,13 +25,13 @@ def main() -> None:
     try:
         migrate(server.url(), tree=checkout())
         variables: Variables = {"DATABASE_URL": server.url(), "API_TOKEN": TOKEN, "TRACE": 1}
-        with Service(variables, tree=checkout()) as service:
-            record_burst(service)
         with tempfile.TemporaryDirectory() as folder:
             tree = copy_tree(Path(folder) / "tree")
             forget_lock(tree / "main.py")
             with Service(variables, tree=tree) as service:
                 record_lost_update(service)
+        with Service(variables, tree=checkout()) as service:
+            record_burst(service)
     finally:
         server.close()
 
@@ -43,7 +43,7 @@ def record_burst(service: Service) -> None:
         open_view(page, service)
         create_items(client)
         wait_for(page, 12)
-        page.set_viewport_size({"width": 1000, "height": 790})
+        page.set_viewport_size({"width": 1000, "height": 890})
         for scheme in SCHEMES:
             page.emulate_media(color_scheme=scheme)
             page.screenshot(path=DOCS / f"trace-{scheme}.png")

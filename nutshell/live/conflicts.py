@@ -95,14 +95,16 @@ class WatchedTrace(Trace):
         super().close()
 
     def find_torn_read(self) -> None:
-        """Finds a change between two statements outside a transaction, which see different moments."""
+        """Finds a change between two statements that needed a snapshot and had none."""
+        if not self.torn:
+            return
         around = self.of("transaction")
         reads = [
             span
             for span in self.of("sql")
             if is_select(span.text) and not any(outer.start <= span.start for outer in around)
         ]
-        if len(reads) < 2:
+        if not reads:
             return
         first, last = self.began + (reads[0].end or 0), self.began + reads[-1].start
         read = {word for span in reads for word in re.findall(r"\w+", span.text)}

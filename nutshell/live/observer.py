@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from nutshell import database
 from nutshell.engines import ObservedPool, Pool
+from nutshell.guards import TORN
 from nutshell.live.trace import Trace, readable
 
 current: ContextVar[Trace | None] = ContextVar("trace", default=None)
@@ -150,6 +151,7 @@ class LogHandler(logging.Handler):
             if record.exc_info and (error := record.exc_info[1]):
                 words = f"{type(error).__name__}: {error}"
             trace.log.append(words)
+            trace.torn = trace.torn or record.msg == TORN
 
 
 log_handler = LogHandler(logging.WARNING)

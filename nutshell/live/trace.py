@@ -79,6 +79,7 @@ class Trace:
         self.strays: dict[str, Span] = {}  # sessions without a slot, by pool
         self.sessions: set[int] = set()
         self.left_open = False
+        self.torn = False  # guards.py has warned about its statements
         self.conflicts: list[str] = []
 
     def now(self) -> float:

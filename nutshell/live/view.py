@@ -26,7 +26,7 @@ from nutshell.live.conflicts import WatchedTrace, watch_conflicts
 from nutshell.live.feed import SHOWN, STARTED, listeners, publish, recent, running, show
 from nutshell.live.locks import watch_locks
 from nutshell.live.observer import current, observe_database, observe_log
-from nutshell.live.trace import ROOT
+from nutshell.live.trace import MACHINERY, ROOT
 from nutshell.settings import settings
 
 PAGE = Path(__file__).with_name("page.html")
@@ -40,13 +40,14 @@ stopping = False
 
 def describe_service() -> dict[str, Any]:
     """What a page needs to know first: the pools, and which file of the service was edited last."""
-    edited = max(ROOT.glob("*.py"), key=lambda path: path.stat().st_mtime, default=None)
+    files = [*ROOT.glob("*.py"), *MACHINERY.glob("*.py")]
+    edited = max(files, key=lambda path: path.stat().st_mtime)
     return {
         "process": STARTED,
         "pools": {"reads": database.reader.size, "writes": database.writer.size},
         "database": database.writer.engine.dialect.name,
-        "edited": edited and edited.name,
-        "edited_at": edited and edited.stat().st_mtime * 1000,
+        "edited": str(edited.relative_to(ROOT)),
+        "edited_at": edited.stat().st_mtime * 1000,
     }
 
 

@@ -51,8 +51,17 @@ def add_examples(operations: list[Any], schemas: dict[str, Any]) -> None:
             sent = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
             sent = sent.get("example")
             if not several and isinstance(sent, dict):
-                row = row | {field: value for field, value in sent.items() if field in row}
+                row = combine(row, sent)
             content["application/json"].setdefault("example", [row] if several else row)
+
+
+def combine(shown: Any, sent: Any) -> Any:
+    """Returns what is shown of a value that was sent: its objects may have other fields."""
+    if shown and isinstance(shown, dict) and isinstance(sent, dict):
+        return {name: combine(v, sent[name]) if name in sent else v for name, v in shown.items()}
+    if shown and sent and isinstance(shown, list) and isinstance(sent, list):
+        return [combine(shown[0], one) for one in sent]
+    return sent
 
 
 EXAMPLES = {
@@ -93,7 +102,9 @@ def make_example(
         values = (known or {}).get(name, {})
         needed = schema.get("required", ())
         return {
-            field: values[field] if field in values else make(inner, field)
+            field: combine(make(inner, field), values[field])
+            if field in values
+            else make(inner, field)
             for field, inner in schema["properties"].items()
             if not sent or field in needed or "examples" in inner
         }

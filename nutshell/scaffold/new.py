@@ -20,7 +20,11 @@ TABLES = {"users", "posts", "todos", "items"}
 REMOVED = (
     "CHANGELOG.md",
     "LESSONS.md",
+    "docs/burst.html",
+    "docs/elsewhere.md",
+    "docs/lost-update.html",
     "docs/performance.md",
+    "docs/tiny.py",
     "docs/trace-dark.png",
     "docs/trace-light.png",
     "lab",

@@ -143,7 +143,7 @@ async def session(url: URL, pools: Pools) -> AsyncIterator[AsyncSession]:
 
 
 @pytest.fixture
-def headers() -> dict[str, str]:
+def access_headers() -> dict[str, str]:
     """What the client sends with each call. A conftest.py may have others."""
     return {}
 
@@ -152,14 +152,14 @@ def headers() -> dict[str, str]:
 async def client(
     wire: "Wire",
     app: FastAPI,
-    headers: dict[str, str],
+    access_headers: dict[str, str],
     caplog: pytest.LogCaptureFixture,
     request: pytest.FixtureRequest,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Calls the app. A GET of several statements without a snapshot fails the test."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     url = "http://127.0.0.1"
-    async with httpx.AsyncClient(transport=transport, base_url=url, headers=headers) as client:
+    async with httpx.AsyncClient(transport=transport, base_url=url, headers=access_headers) as client:
         yield client
     torn = [record.getMessage() for record in caplog.get_records("call") if record.msg == TORN]
     assert not torn or request.node.get_closest_marker("torn"), torn

@@ -172,13 +172,23 @@ def test_example_of_a_nested_body_has_all_that_is_required(extra: FastAPI) -> No
         only: Part | None = None
         fast: bool
 
-    @extra.post("/wholes")
+    class PartRead(SQLModel):
+        id: int
+        name: str
+
+    class WholeRead(SQLModel):
+        id: int
+        parts: list[PartRead]
+
+    @extra.post("/wholes", response_model=WholeRead, status_code=201)
     async def create_whole(data: Whole) -> None: ...
 
     extra.openapi_schema = None
-    body = extra.openapi()["paths"]["/wholes"]["post"]["requestBody"]["content"]
+    operation = extra.openapi()["paths"]["/wholes"]["post"]
     extra.openapi_schema = None
-    example = body["application/json"]["example"]
+    answer = operation["responses"]["201"]["content"]["application/json"]["example"]
+    assert answer == {"id": 1, "parts": [{"id": 1, "name": "Cover"}]}
+    example = operation["requestBody"]["content"]["application/json"]["example"]
     Whole.model_validate(example)
     assert example.keys() == {"parts", "fast"}
     assert [part["name"] for part in example["parts"]] == ["Cover"]

@@ -160,6 +160,12 @@ async def test_head_over_the_limit_is_refused(port: int, pieces: int, line: byte
     assert time.process_time() - began < 1
 
 
+@pytest.mark.parametrize("method", [b"POST", b"PATCH", b"DELETE"])
+async def test_refusal_of_a_head_says_why_whatever_the_method(port: int, method: bytes) -> None:
+    head = method + b" /healthz HTTP/1.1\r\n" + HOST + b"x: " + b"y" * HEAD_BYTES
+    assert_problem(await exchange(port, head, b"\r\n\r\n"), 431)
+
+
 async def test_head_within_the_limit_is_served(port: int) -> None:
     lines = b"".join(b"x-%d: %s\r\n" % (n, b"y" * 2000) for n in range(20))
     head = b"GET /healthz HTTP/1.1\r\n" + HOST + lines + b"\r\n"

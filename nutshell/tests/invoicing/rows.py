@@ -14,8 +14,7 @@ HEADERS = {"x-key": "adas-key"}
 
 VARIABLES: dict[str, str] = {}
 
-# The fields that change with others, or by themselves.
-KEPT = {"updated_at"}
+KEPT: set[str] = set()
 
 
 async def make_customer(client: httpx.AsyncClient, number: int) -> Row:

@@ -355,7 +355,7 @@ async def update_customer(
     """Changes only the fields sent."""
     customer = (await session.exec(own(customer_id, caller).with_for_update())).one()
     if_match.check(CustomerRead, customer)
-    customer.sqlmodel_update(data.changes(customer) | {"updated_at": now()})
+    customer.sqlmodel_update(data.changes(customer))
     await session.commit()
     return customer
 
