@@ -13,11 +13,14 @@ def find_schema(content: dict[str, Any]) -> tuple[str, bool]:
 
 
 def find_answer(operation: dict[str, Any]) -> dict[str, Any]:
-    """Returns the content of the operation's successful response, which may be empty."""
-    for status, response in operation["responses"].items():
-        if status < "300" and "content" in response:
-            return response["content"]  # type: ignore[no-any-return]
-    return {}
+    """Returns the content of the operation's first successful response, which may be empty."""
+    return next(iter(find_answers(operation)), {})
+
+
+def find_answers(operation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the contents of its successful responses. A PUT may have two, with 200 and 201."""
+    responses = operation["responses"].items()
+    return [r["content"] for status, r in responses if status < "300" and "content" in r]
 
 
 def add_examples(operations: list[Any], schemas: dict[str, Any]) -> None:
@@ -41,8 +44,7 @@ def add_examples(operations: list[Any], schemas: dict[str, Any]) -> None:
                 created[tag] = row | created[tag]
         tags.setdefault(find_schema(find_answer(operation))[0], tag)
     shown = {schema: created[tag] for schema, tag in tags.items()}
-    for operation in operations:
-        content = find_answer(operation)
+    for operation, content in [(o, content) for o in operations for content in find_answers(o)]:
         name, several = find_schema(content)
         if name:
             row = make_example({"$ref": name}, schemas, shown)
