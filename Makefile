@@ -58,7 +58,7 @@ PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade
 pins: .venv/dev
 	$(PIN) --output-file requirements-dev.txt requirements-dev.in
 	$(PIN) --constraint requirements-dev.txt --output-file requirements.txt requirements.in
-	for input in $(wildcard lab/bench/requirements.in lab/bench/peers/*/requirements.in); do \
+	for input in $(wildcard lab/bench/requirements.in lab/bench/peers/*/requirements.in lab/clients/*/requirements.in); do \
 		$(PIN) --output-file $${input%in}txt $$input || exit; \
 	done
 

@@ -80,6 +80,8 @@ def problem(
     ).model_dump(exclude_none=True)
     # json.dumps writes ASCII: the name of an unknown field can be a lone surrogate, which UTF-8 cannot
     # encode.
+    # By default some caches keep a 404 for minutes.
+    headers = {"Cache-Control": "no-store", **(headers or {})}
     return Response(json.dumps(document), status, headers, MEDIA_TYPE)
 
 
