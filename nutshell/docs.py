@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
 
 from nutshell.conditional import accepts_gzip
 
@@ -15,6 +16,12 @@ ASSETS = {
     "swagger-ui.css": "text/css",
     "favicon-32x32.png": "image/png",
 }
+# Swagger UI's tables need 425 pixels. On a phone, put their columns below each other.
+STYLE = b"""<style>@media (max-width: 640px) {
+.swagger-ui .wrapper, .swagger-ui .responses-inner, .swagger-ui .parameters-container { padding: 8px }
+.swagger-ui table:is(.parameters, .responses-table) :is(tr, td) { display: block; max-width: 85vw }
+.swagger-ui table.responses-table .response-col_links, .swagger-ui thead { display: none }
+}</style></head>"""
 VERSION = version("fastapi-swagger")  # in the URLs, so that browsers can cache the assets for ever
 
 
@@ -26,7 +33,7 @@ def add_docs(app: FastAPI) -> None:
 async def read_docs(request: Request) -> Response:
     root = request.scope["root_path"]
     script, style, icon = (f"{root}/docs/{name}?{VERSION}" for name in ASSETS)
-    return get_swagger_ui_html(
+    page = get_swagger_ui_html(
         openapi_url=f"{root}{request.app.openapi_url}",
         title=request.app.title,
         swagger_js_url=script,
@@ -34,6 +41,7 @@ async def read_docs(request: Request) -> Response:
         swagger_favicon_url=icon,
         swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
     )
+    return HTMLResponse(bytes(page.body).replace(b"</head>", STYLE, 1))
 
 
 @cache

@@ -28,7 +28,7 @@ HEALTH = ("/healthz", "/readyz")
 
 # Response headers that pages on other origins may read.
 EXPOSED = ["Link", "Location", "ETag", "Retry-After", "X-Request-ID"]
-EXPOSED += ["X-Total-Count", "Preference-Applied"]
+EXPOSED += ["X-Total-Count", "Preference-Applied", "Idempotency-Replayed"]
 
 SANE_ID = re.compile(rb"[\w.-]{1,64}", re.ASCII)
 
@@ -59,7 +59,7 @@ class Edge:
             self.inner = CORSMiddleware(
                 self.answer,
                 allow_origins=settings.cors_origins,
-                allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
+                allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=EXPOSED,
             )

@@ -54,25 +54,29 @@ class Filter(BaseModel):
     model_config = REFUSE_UNKNOWN
 
     limit: Annotated[int, Interval(ge=1, le=100), DIGITS] = Field(
-        default=50, description="rows in one response"
+        default=50, description="rows in one response, at most"
     )
     offset: Annotated[int, Interval(ge=0, le=MAX_INT), DIGITS] = Field(
         default=0, description="rows to skip"
     )
-    sort: str = Field(
-        default="id", pattern="^id$", description="column to sort by; ties are sorted by id"
-    )
+    sort: str = Field(default="id", pattern="^id$")
     order: Literal["asc", "desc"] = Field(
         default="asc", description="nulls come last with asc, first with desc"
     )
     after: Annotated[int, Interval(ge=0, le=MAX_INT), DIGITS] = Field(
-        default=0, description="continue after this id; 0 starts at the beginning"
+        default=0,
+        description="continue after the row with this id, which is excluded; 0 starts at the beginning",
     )
     # A header line may have 16,000 bytes, and escaping a character may take twelve.
     cursor: Annotated[str, StringConstraints(max_length=1300, pattern="^[A-Za-z0-9_-]+$")] = (
-        left_out(description="continue a sorted list here; taken from the `Link` header")
+        left_out(
+            description="continue a sorted list here; taken from the `Link` header; 0 starts at the beginning",
+            schema_extra={"examples": ["0"]},
+        )
     )
-    id: list[Id] = Field(default=[], max_length=100, description="only the rows with these ids")
+    id: list[Id] = Field(
+        default=[], max_length=100, description="only the rows with these ids: `id=1&id=2`"
+    )
 
     _table: type[SQLModel] = PrivateAttr()
     _names: tuple[str, ...] = PrivateAttr(
@@ -119,7 +123,8 @@ class Filter(BaseModel):
         descending = self.order == "desc"
         beyond = operator.lt if descending else operator.gt
         by_id = query.order_by(key.desc() if descending else key)
-        if self.cursor is not None and (self.sort == "id" or self.offset):
+        resumed = self.cursor not in (None, "0")
+        if resumed and (self.sort == "id" or self.offset):
             raise self.refuse_cursor()
         if self.sort == "id":
             following = by_id.where(beyond(key, self.after)) if self.after else by_id
@@ -133,7 +138,7 @@ class Filter(BaseModel):
         values, nulls = [by_value.where(column.is_not(None))], [by_value.where(column.is_(None))]
         if not column.nullable:
             values, nulls = [by_value], []
-        if self.cursor is not None:
+        if resumed:
             value, last_id = self.read_cursor()
             if value is None:
                 nulls = [part.where(beyond(key, last_id)) for part in nulls]
@@ -187,10 +192,10 @@ class UuidFilter(Filter):
         BeforeValidator(start_at_zero),
         WithJsonSchema({"type": "string", "pattern": f"^(0|{UUID_PATTERN})$"}),
     ] = left_out(  # type: ignore[assignment]
-        description="continue after this id; 0 starts at the beginning"
+        description="continue after the row with this id, which is excluded; 0 starts at the beginning"
     )
     id: list[UuidId] = Field(  # type: ignore[assignment]
-        default=[], max_length=100, description="only the rows with these ids"
+        default=[], max_length=100, description="only the rows with these ids: `id=…&id=…`"
     )
 
 

@@ -1,16 +1,20 @@
 """The pages, followed to the letter in a fresh clone of the tree.
 
 Every `sh` block is run, every `diff` applied, and what `console` and `log` blocks show is compared
-with what comes, ids, times and dates aside.
+with what comes, ids, times and dates aside. What docs/api.md says about each resource and error is
+compared with the document and with what the service answers.
 """
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import SkipTest
 
 import httpx
@@ -18,6 +22,10 @@ import pytest
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
+import main
+from nutshell.errors import MESSAGES
+from nutshell.paging import Filter
+from nutshell.settings import Settings
 from nutshell.tests.postgres import call_off, free_port, run_when_gone, wait_until
 from nutshell.tests.service import ROOT, copy_tree, plain_environment
 
@@ -52,6 +60,7 @@ class Newcomer:
         self.tree = folder / "nutshell"
         self.log = folder / "log"
         self.log.touch()
+        self.printed = ""  # by the last program
         self.port = free_port()
         self.second_port = free_port()
         self.service: subprocess.Popen[bytes] | None = None
@@ -66,10 +75,21 @@ class Newcomer:
             for name, value in os.environ.items()
             if name.startswith(("PIP_", "SSL_", "REQUESTS_"))
         }
-        git = "git -c user.name=n -c user.email=n@example.com"
-        commit = f"git init -q -b main && git add -A && {git} commit -qm copy"
-        subprocess.run(["bash", "-c", commit], cwd=upstream, check=True)
+        for role in ("AUTHOR", "COMMITTER"):
+            self.environment |= {f"GIT_{role}_NAME": "n", f"GIT_{role}_EMAIL": "n@example.com"}
+        commit = "git init -q -b main && git add -A && git commit -qm copy"
+        subprocess.run(["bash", "-c", commit], cwd=upstream, env=self.environment, check=True)
         subprocess.run(["git", "clone", "-q", upstream, self.tree], check=True)
+
+    def use_installed_tools(self) -> None:
+        """Spares the tree an installation: its `.venv` is the one that runs the tests."""
+        own, installed = self.tree / ".venv", Path(sys.prefix)
+        own.mkdir()
+        for name in ("bin", "lib"):
+            (own / name).symlink_to(installed / name)
+        shutil.copy(installed / "pyvenv.cfg", own)
+        for stamp in ("python", "run", "postgresql", "dev"):
+            (own / stamp).touch()
 
     def moved(self, command: str) -> str:
         command = re.sub(r"(?<=[:= ])8001\b", str(self.second_port), command)
@@ -219,6 +239,34 @@ class Newcomer:
     def stop_service(self, _: Example) -> None:
         self.stop()
 
+    def release(self, _: Example) -> None:
+        """Publishes a later version where the newcomer has cloned from."""
+        change = (
+            "printf '\\n\\n# A later version.\\n' >> nutshell/fields.py && git commit -qam Later"
+        )
+        upstream = self.tree.with_name("upstream")
+        subprocess.run(["bash", "-c", change], cwd=upstream, env=self.environment, check=True)
+
+    def program(self, *command: str, text: str) -> str | None:
+        """Runs a program of a caller, who has a Python with httpx, or a Node.js."""
+        done = subprocess.run(
+            command, input=self.moved(text), capture_output=True, text=True, timeout=60, check=False
+        )
+        self.printed = done.stdout
+        return done.stderr if done.returncode else None
+
+    def python(self, example: Example) -> str | None:
+        return self.program(sys.executable, "-", text=example.parsed)
+
+    def javascript(self, example: Example) -> str | None:
+        if shutil.which("node") is None:
+            raise SkipTest("Node.js is not installed")
+        return self.program("node", "--input-type=module", "-", text=example.parsed)
+
+    def text(self, example: Example) -> str | None:
+        """What the last program printed, if there was one."""
+        return None if self.printed in ("", example.parsed) else f"it printed\n{self.printed}"
+
     def close_second(self, _: Example) -> None:
         self.stop_second()
 
@@ -232,17 +280,31 @@ def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
 
 
 # Pages in one group are followed one after the other, in one clone.
-PAGES = [["README.md", "docs/api.md"], ["docs/operating.md"], ["LESSONS.md"], ["MAKE_IT_YOURS.md"]]
+PAGES = [["README.md", "docs/api.md"], ["docs/operating.md"], ["LESSONS.md"]]
 
 
 @pytest.mark.parametrize("pages", PAGES, ids=lambda pages: pages[-1])
 def test_pages_do_what_they_say(newcomer: Newcomer, pages: list[str]) -> None:
+    follow_pages(newcomer, pages)
+
+
+def test_recipes_do_what_they_say(newcomer: Newcomer) -> None:
+    """All of them in one tree, and at the end the tests of all, on both databases."""
+    newcomer.use_installed_tools()
+    follow_pages(newcomer, ["docs/recipes.md"])
+
+
+def follow_pages(newcomer: Newcomer, pages: list[str]) -> None:
     evaluators = {
         "sh": newcomer.sh,
         "console": newcomer.console,
         "diff": newcomer.diff,
         "log": newcomer.log_lines,
+        "python": newcomer.python,
+        "javascript": newcomer.javascript,
+        "text": newcomer.text,
         "stop": newcomer.stop_service,
+        "release": newcomer.release,
         "close": newcomer.close_second,
     }
     parsers = [CodeBlockParser(kind, evaluator) for kind, evaluator in evaluators.items()]
@@ -257,6 +319,11 @@ def test_pages_do_what_they_say(newcomer: Newcomer, pages: list[str]) -> None:
                 print(f"{page}, line {example.line}: {skipped}")
         kinds = re.findall(r"(?m)^```(\w+)$", document.text)
         assert set(kinds) <= evaluators.keys(), "a block that nobody looks at"
+
+
+def test_make_it_yours_does_what_it_says(newcomer: Newcomer) -> None:
+    newcomer.use_installed_tools()  # the other pages install theirs
+    follow_pages(newcomer, ["MAKE_IT_YOURS.md"])
 
 
 def anchor(heading: str) -> str:
@@ -283,3 +350,148 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert not section or section in headings[found], f"{path.name}: #{section}"
             linked.add(found)
     assert set(pages) - {ROOT / "README.md"} <= linked, "a page that no page leads to"
+
+
+# docs/api.md against the document
+
+API = (ROOT / "docs/api.md").read_text()
+DOCUMENT = main.app.openapi()
+SCHEMAS = DOCUMENT["components"]["schemas"]
+TAGS = [tag["name"] for tag in DOCUMENT["tags"] if tag["name"] != "health"]
+
+
+def section(title: str) -> str:
+    return API.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def table(text: str) -> list[list[str]]:
+    """The cells of the table's rows, without its head."""
+    lines = re.findall(r"(?m)^\| (.*?) ?\|$", text)
+    return [re.split(r" ?\| ?", line) for line in lines[1:] if not line.startswith("---")]
+
+
+def operations(tag: str) -> dict[str, dict[str, Any]]:
+    return {
+        f"{method.upper()} {path}": operation
+        for path, methods in DOCUMENT["paths"].items()
+        for method, operation in methods.items()
+        if operation["tags"] == [tag]
+    }
+
+
+def schema_of(content: dict[str, Any]) -> dict[str, Any]:
+    schema = content["content"]["application/json"]["schema"]
+    found: dict[str, Any] = SCHEMAS[schema.get("items", schema)["$ref"].rpartition("/")[2]]
+    return found
+
+
+def in_words(schema: dict[str, Any]) -> str:
+    """The type of a field as docs/api.md writes it."""
+    if "anyOf" in schema:
+        kind = in_words(schema["anyOf"][0])
+        return f"{kind}, or null" if "," in kind else f"{kind} or null"
+    if "$ref" in schema:
+        return "object"
+    if "format" in schema:
+        words = {"date-time": "date-time", "idn-email": "e-mail address", "int64": "integer"}
+        return words[schema["format"]]
+    if schema["type"] != "string":
+        return str(schema["type"])
+    least, most = schema.get("minLength"), schema["maxLength"]
+    return f"text, {least} to {most} characters" if least else f"text, up to {most} characters"
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_page_for_callers_has_every_operation_and_field(tag: str) -> None:
+    text = section(tag.capitalize())
+    found = operations(tag)
+    assert re.findall(r"`([A-Z]+ /[^`]*)`", text.partition("\n|")[0]) == list(found)
+    create = next(schema_of(o["requestBody"]) for key, o in found.items() if key.startswith("POST"))
+    patch = next(o for key, o in found.items() if key.startswith("PATCH"))
+    fields = []
+    for name, schema in schema_of(patch["responses"]["200"])["properties"].items():
+        sent = create["properties"].get(name)
+        use = "required" if name in create["required"] else "optional"
+        fields.append([f"`{name}`", in_words(sent or schema), use if sent else "read-only"])
+    assert [row[:3] for row in table(text)] == fields
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_page_for_callers_has_every_filter(tag: str) -> None:
+    text = " ".join(section(tag.capitalize()).split())
+    parameters = operations(tag)[f"GET /{tag}"]["parameters"]
+    queries = {p["name"]: p["schema"] for p in parameters if p["in"] == "query"}
+    filters, _, sort = text.partition("Filters: ")[2].partition(" Sort by ")
+    named = re.findall("`([^`]+)`", re.sub(r"\(.*?\)", "", filters))
+    assert named == [name for name in queries if name not in Filter.model_fields]
+    assert re.findall("`([^`]+)`", sort.partition(".")[0]) == queries["sort"]["enum"]
+
+
+def test_page_for_callers_has_every_parameter_of_lists_and_every_status() -> None:
+    names = {name for row in table(section("Lists")) for name in re.findall("`([a-z]+)`", row[0])}
+    assert names == Filter.model_fields.keys()
+    found = table(section("Errors").partition("Each entry")[0])
+    statuses = {status for row in found for status in row[0].split(", ")}
+    assert DOCUMENT["components"]["responses"].keys() <= statuses
+
+
+# By type, the request that it refuses.
+REFUSED: dict[str, tuple[str, str, Any]] = {
+    "unique": ("POST", "/users", {"email": "ada@example.com", "name": "Ada"}),
+    "foreign_key": ("POST", "/items", {"name": "a", "owner_id": 2000}),
+    "missing": ("POST", "/users", {"email": "eve@example.com"}),
+    "extra_forbidden": ("GET", "/items?_=1700000000", None),
+    "read_only": ("PATCH", "/users/1", {"id": 2}),
+    "repeated": ("GET", "/items?limit=1&limit=2", None),
+    "cursor": ("GET", "/items?sort=name&cursor=x", None),
+    "json_invalid": ("POST", "/users", b"{"),
+    "model_attributes_type": ("POST", "/users", []),
+    "list_type": ("POST", "/items/batch", {}),
+    "string_type": ("POST", "/items", {"name": 1}),
+    "bool_type": ("POST", "/todos", {"title": "a", "owner_id": 1, "done": "yes"}),
+    "int_from_float": ("POST", "/todos", {"title": "a", "owner_id": 1.5}),
+    "string_too_short": ("POST", "/items", {"name": ""}),
+    "string_too_long": ("POST", "/items", {"name": "a" * 201}),
+    "string_pattern_mismatch": ("POST", "/items", {"name": "\0"}),
+    "string_unicode": ("POST", "/items", b'{"name": "\\ud800"}'),
+    "greater_than_equal": ("GET", "/items?limit=0", None),
+    "less_than_equal": ("GET", "/items?limit=101", None),
+    "too_short": ("POST", "/items/batch", []),
+    "too_long": ("POST", "/items/batch", [{"name": "a"}] * 101),
+    "literal_error": ("GET", "/items?order=up", None),
+    "timezone_aware": ("GET", "/todos?due_after=2030-01-31T12:00:00", None),
+    "datetime_from_date_parsing": ("GET", "/todos?due_after=2030-02-30T12:00:00Z", None),
+    "value_error": ("GET", "/users?email=ada", None),
+}
+
+
+async def test_page_for_callers_has_the_types_of_errors(
+    client: httpx.AsyncClient, user: dict[str, Any]
+) -> None:
+    rows = table(section("Errors").partition("Each entry")[2])
+    statuses = {kind: row[1] for row in rows for kind in re.findall(r"`(\w+)`", row[0])}
+    assert statuses.keys() == REFUSED.keys()
+    for kind, (method, path, data) in REFUSED.items():
+        body = {"content": data} if isinstance(data, bytes) else {"json": data}
+        headers = {"content-type": "application/json"}
+        answer = await client.request(method, path, headers=headers, **body)
+        assert str(answer.status_code) == statuses[kind], kind
+        assert answer.json()["errors"][0]["type"] == kind, answer.text
+    files = (ROOT / "nutshell").glob("*.py")
+    sources = "".join(path.read_text() for path in files)
+    own = set(re.findall(r'"type": "(\w+)"\}', sources)) | MESSAGES.keys()
+    assert own <= REFUSED.keys()
+
+
+def test_defaults_of_settings_are_those_that_the_page_names() -> None:
+    page = (ROOT / "docs/operating.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", page, re.MULTILINE))
+    names = {name.upper(): field for name, field in Settings.model_fields.items()}
+    assert rows.keys() >= names.keys()
+    words: dict[str, Any] = {"none": (None, "", []), "off": (False,)}
+    for name, field in names.items():
+        shown = rows[name].strip("`")
+        default = field.default
+        if isinstance(default, bool):
+            shown = shown.replace("true", "True")
+        assert default in words.get(shown, ()) or str(default) == shown, name

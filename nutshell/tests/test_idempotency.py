@@ -24,7 +24,8 @@ KEY = {"idempotency-key": '"8e03978e-40d5-43dd-bc93-6894a57f9324"'}
 
 
 def comparable(response: httpx.Response) -> tuple[int, bytes, dict[str, str]]:
-    headers = {name: value for name, value in response.headers.items() if name != "x-request-id"}
+    differing = ("x-request-id", "idempotency-replayed")
+    headers = {name: value for name, value in response.headers.items() if name not in differing}
     return response.status_code, response.content, headers
 
 
@@ -45,9 +46,11 @@ async def test_repeat_returns_the_first_answer(
         key = {"idempotency-key": f"key-{number}"}
         first = await client.post(path, json=data, headers=key)
         assert first.status_code == 201
+        assert "idempotency-replayed" not in first.headers
         for _ in range(2):
             repeat = await client.post(path, json=data, headers=key)
             assert comparable(repeat) == comparable(first)
+            assert repeat.headers["idempotency-replayed"] == "true"
     assert await stored_titles(session) == ["a", "b", "c"]
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Annotated, Any, cast
@@ -572,6 +573,19 @@ async def test_torn_read_names_who_changed_what(
         assert warnings() == ""
 
 
+async def test_request_has_its_time_and_a_line_in_the_log(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = time.time()
+    with caplog.at_level(logging.INFO, "nutshell.middleware"):
+        await client.get("/healthz")
+        await client.get("/books/1")
+        await client.get("/books", headers={"prefer": "count=exact"})
+    assert before - 1 < newest()["at"] / 1000 < time.time() + 1
+    said = [re.search(r", (\d statements?) ", record.getMessage()) for record in caplog.records]
+    assert [found and found[1] for found in said] == ["0 statements", "1 statement", "2 statements"]
+
+
 @pytest.fixture
 def stream() -> Iterator[AsyncIterator[Any]]:
     yield view.stream_events()
@@ -593,6 +607,18 @@ async def test_stream_tells_of_recent_and_new_requests_and_ends(
     view.stopping = True
     async with asyncio.timeout(10):
         assert [event async for event in stream] == []
+
+
+async def test_page_that_cannot_follow_misses_some(
+    client: httpx.AsyncClient, stream: AsyncIterator[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the process would keep all that happens for it."""
+    monkeypatch.setattr(view, "SHOWN", 2)
+    await anext(stream)
+    for _ in range(25):
+        await client.get("/healthz")
+    (waiting,) = feed.listeners
+    assert waiting.qsize() == 20
 
 
 async def test_stream_shows_a_slow_request_while_it_is_under_way(
