@@ -16,21 +16,23 @@ demo: .venv/run
 
 # `make new NAME=reader` turns a clone into an empty service.
 # `make resource NAME=bookmark FIELDS='title:text:200 read:flag=false owner:ref:users?'` adds a resource.
-# `PLURAL=people` is for an irregular plural. make passes these variables in the environment, where Windows
-# has a NAME too.
+# `PLURAL=people` is for an irregular plural, `ID=uuid` for ids that nobody can guess. make passes these
+# variables in the environment, where others may have set one too: Windows has a NAME.
 new resource: .venv/dev
-	@$(if $(filter command,$(origin NAME)),,NAME=) $(BIN)/python -m nutshell.scaffold $@
+	@$(foreach name,NAME FIELDS PLURAL ID,$(if $(filter command,$(origin $(name))),,$(name)=)) \
+		$(BIN)/python -m nutshell.scaffold $@
 
-# Measuring coverage takes 50% longer, so only CI does it. Set CI=1 to do it locally.
+# A service that `make new` made runs its own tests here. ALL=1 adds those of nutshell/, as CI does. CI=1 also
+# measures coverage, which takes 50% longer.
 test: .venv/dev
-	$(BIN)/pytest -m "not slow and not soak" $(if $(CI),--cov)
+	$(BIN)/pytest -m "not slow and not soak" $(if $(ALL)$(CI),tests nutshell) $(if $(CI),--cov)
 
 slow: .venv/dev
-	$(BIN)/pytest -m slow -n 2 -rfEPs
+	$(BIN)/pytest -m slow -n 2 -rfEPs tests nutshell
 
 # Runs SOAK_SECONDS (default 600) of load, then lists of a million rows.
 soak: .venv/dev
-	$(BIN)/pytest -m soak -n 0 --timeout 0 -rP
+	$(BIN)/pytest -m soak -n 0 --timeout 0 -rP tests nutshell
 
 # Tries FUZZ_EXAMPLES (default 1000) inputs for each operation and phase, with a new seed each time.
 # Before them, it tries ten times as many requests with mutated bytes.

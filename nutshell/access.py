@@ -1,7 +1,10 @@
-"""Access control: by token, or with OPEN_LOCAL for callers on this machine."""
+"""Access control: by token, with OPEN_LOCAL for callers on this machine, or by a check of your own."""
 
 import secrets
+from collections.abc import Callable
+from inspect import isawaitable
 from ipaddress import IPv6Address, ip_address
+from typing import Any
 
 from fastapi import HTTPException, Request
 from pydantic import SecretStr
@@ -9,8 +12,29 @@ from pydantic import SecretStr
 from nutshell.database import SAFE_METHODS
 from nutshell.settings import settings
 
+# What `create_app` takes as `check`. It may be async.
+Check = Callable[[Request], Any]
+
 # As the OpenAPI document describes it.
 SECURITY_SCHEMES = {"HTTPBearer": {"type": "http", "scheme": "bearer"}}
+
+
+async def admit(request: Request) -> None:
+    """Runs the app's check, and keeps the caller that it returns for `get_caller`."""
+    caller = request.app.state.check(request)
+    if isawaitable(caller):
+        caller = await caller
+    if not (caller is None or isinstance(caller, str) or hasattr(caller, "id")):
+        raise TypeError("A check must return the caller's id, an object with an id, or None.")
+    request.state.caller = caller
+
+
+def get_caller(request: Request) -> Any:
+    """The caller of this request, as the app's own check has returned it.
+
+    A route declares it with its type: `CallerDep = Annotated[Claims, Depends(get_caller)]`.
+    """
+    return request.state.caller
 
 
 def is_local(request: Request) -> bool:
@@ -62,6 +86,17 @@ def check_access(request: Request) -> None:
         raise HTTPException(401, "Send the header Authorization: Bearer <token>.", headers)
     if request.method not in SAFE_METHODS:
         raise HTTPException(403, "This token may only read.")
+
+
+def describe_access(check: Check) -> str:
+    """Who may call, for the log."""
+    if check is not check_access:
+        return "Open to callers whom the service's own check admits."
+    if settings.api_token or settings.api_read_token:
+        return "Open to callers with a token."
+    if settings.open_local:
+        return "Open to local callers, without API_TOKEN."
+    return "Closed except for health and documentation: set API_TOKEN."
 
 
 def is_among(tokens: SecretStr | None, given: str) -> bool:

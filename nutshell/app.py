@@ -18,20 +18,34 @@ from fastapi.middleware import Middleware
 from fastapi.responses import RedirectResponse
 
 from nutshell import database, health
+from nutshell.access import SECURITY_SCHEMES, Check, check_access, describe_access
 from nutshell.docs import add_docs
 from nutshell.errors import HANDLERS
 from nutshell.idempotency import purge_old_keys
 from nutshell.log import describe_service, set_up_log
 from nutshell.middleware import Edge
-from nutshell.openapi import DocumentedApp, documented
+from nutshell.openapi.document import DocumentedApp, documented
 from nutshell.routes import ResourceRoute
 from nutshell.settings import LIVE_VIEW, settings
 
 logger = logging.getLogger(__name__)
 
 
-def create_app(title: str, summary: str, **options: Any) -> FastAPI:
+def create_app(
+    title: str,
+    summary: str,
+    *,
+    check: Check = check_access,
+    security_schemes: dict[str, Any] = SECURITY_SCHEMES,
+    **options: Any,
+) -> FastAPI:
     """Creates the app, with health checks, documentation, error handlers, middleware and lifespan.
+
+    `check` decides who may call, in place of the token. It is called with each Request, before its body is
+    read, and raises HTTPException(401) or (403). What it returns is handed to routes by `get_caller`: the
+    caller's id, a string, or an object whose `id` never changes, because an `Idempotency-Key` belongs to
+    its caller. It returns None if callers cannot be told apart. `security_schemes` are those of the OpenAPI
+    document, by name.
 
     `options` are FastAPI's own, such as `version` and `license_info`. Routes added to the app are resource
     routes: see ResourceRoute.
@@ -52,6 +66,8 @@ def create_app(title: str, summary: str, **options: Any) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
         **options,
     )
+    app.security_schemes = security_schemes
+    app.state.check = check
     open_to_all: dict[str, Any] = {"tags": ["health"], "openapi_extra": {"security": []}}
     app.get("/healthz", **open_to_all)(health.read_health)
     app.get("/readyz", responses=documented(503), **open_to_all)(health.read_readiness)
@@ -68,6 +84,7 @@ def create_app(title: str, summary: str, **options: Any) -> FastAPI:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     introduce()
+    logger.info(describe_access(app.state.check))
     if settings.database_url.get_backend_name() == "sqlite":
         # Imported here, because it imports Alembic, which PostgreSQL does not need.
         from nutshell.migrate import migrate_sqlite

@@ -37,7 +37,6 @@ def tag_answer(request: Request, answer: Response) -> Response:
         tag = f"{tag[:-1]}{GZIPPED}"  # different bytes need a different tag (section 8.8.1)
     headers["ETag"] = tag
     headers.add_vary_header("Accept-Encoding, Prefer")
-    headers.setdefault("Cache-Control", "no-cache")  # revalidate: some caches guess a lifetime
     known = request.headers.getlist("if-none-match")
     if known and matches(known, tag):
         kept = {name: headers[name] for name in ("ETag", "Vary", "Cache-Control")}

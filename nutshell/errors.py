@@ -2,22 +2,22 @@
 
 import json
 import logging
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+from fastapi import HTTPException as RouteError
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError, ResponseValidationError
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError, IntegrityError, NoResultFound, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import StaleDataError
-from sqlmodel import SQLModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from nutshell import health
+from nutshell.constraints import find_places, find_violation
 from nutshell.health import is_wrong_schema
 from nutshell.log import explain
 
@@ -41,6 +41,28 @@ class Problem(BaseModel):
     status: int
     detail: str
     errors: list[InputError] | None = None
+
+
+class Refused(RouteError):  # noqa: N818 (it is no defect)
+    """Raised by a route, or by what it calls, when a rule of its own forbids the request.
+
+    `Refused(409, "this invoice was sent already")`: the row's state does not allow it.
+    `Refused(422, "this is before the first day", loc=("body", "ends_on"))`: the input is wrong at this place.
+
+    The caller gets the message as `detail`, and as an entry of `errors` if it has a place. `type` is for
+    programs. The request is rolled back, and its `Idempotency-Key` stays free.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        loc: Sequence[str | int] = (),
+        type: str = "refused",  # noqa: A002 (as in InputError)
+    ) -> None:
+        super().__init__(status, message)
+        self.errors = [InputError(loc=list(loc), msg=message, type=type)] if loc else None
 
 
 def problem(
@@ -82,11 +104,15 @@ async def http_error(request: Request, exc: HTTPException) -> Response:
     return problem(exc.status_code, detail, headers=headers)
 
 
+async def refused(request: Request, exc: Refused) -> Response:
+    return problem(exc.status_code, exc.detail, exc.errors)
+
+
 def allowed_methods(request: Request) -> list[str]:
     """All methods of the path. Starlette lists only those of the first route that matches."""
     methods = [
         method
-        for method in ("GET", "POST", "PATCH", "DELETE")
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
         for route in request.app.routes
         if route.matches(dict(request.scope, method=method))[0] is Match.FULL
     ]
@@ -125,68 +151,34 @@ async def stale(request: Request, exc: StaleDataError) -> Response:
 MESSAGES = {
     "unique": "another row already has this value",
     "foreign_key": "this refers to a row that does not exist",
+    "exclusion": "this overlaps another row",
+    "check": "this breaks the rule {}",
 }
 
 
 async def conflict(request: Request, exc: IntegrityError) -> Response:
-    """Answers 409 for a unique or foreign-key constraint.
+    """Answers 409 for a unique, foreign-key, CHECK or exclusion constraint.
 
     The schemas should have caught any other violation, so it is a defect: 500.
     """
-    kind, fields, value = violation(exc)
-    if kind is None:
+    found = find_violation(exc)
+    if found is None:
         raise exc
-    if request.method == "DELETE":
+    deleting = request.method == "DELETE" or (exc.statement or "").startswith("DELETE")
+    if found.kind == "foreign_key" and deleting:
         return problem(409, "Other rows refer to this one.")
+    message = MESSAGES[found.kind].format(found.rule)
     errors = [
-        InputError(loc=loc, msg=MESSAGES[kind], type=kind)
-        for field in fields
-        for loc in await locate(request, field, value)
+        InputError(
+            loc=list(loc),
+            msg=message if loc[-1] in columns else f"{', '.join(columns)}: {message}",
+            type=found.kind,
+        )
+        for loc, columns in (await find_places(request, found)).items()
     ]
-    return problem(409, "This conflicts with existing rows; see `errors`.", errors)
-
-
-async def locate(request: Request, field: str, value: str | None) -> list[list[str | int]]:
-    """The places of the field in the body. In a list, only rows with the value, if it is known."""
-    try:
-        body = await request.json()
-    except ValueError:  # a route without a body
-        return [["body", field]]
-    entries = body if isinstance(body, list) else []
-    found: list[list[str | int]] = [
-        ["body", number, field]
-        for number, entry in enumerate(entries)
-        if isinstance(entry, dict) and str(entry.get(field)) == value
-    ]
-    return found or [["body", field]]
-
-
-def violation(exc: IntegrityError) -> tuple[str | None, list[str], str | None]:
-    """The kind of constraint violated, its columns, and the refused value if known.
-
-    The kind is None for constraints that the schemas should have enforced, such as NOT NULL.
-    """
-    error: Any = exc.orig
-    tables = SQLModel.metadata.tables
-    if hasattr(error, "sqlstate"):  # PostgreSQL; Citus names the constraint in the message alone
-        # 23001: ON DELETE RESTRICT
-        kinds = {"23505": "unique", "23503": "foreign_key", "23001": "foreign_key"}
-        kind = kinds.get(error.sqlstate)
-        message = str(error.diag.message_primary)
-        name = error.diag.constraint_name or "".join(re.findall(r'constraint "(\w+?)"', message))
-        names = {name, re.sub(r"_\d+$", "", name)}  # Citus appends a shard number
-        constraints: Any = [c for table in tables.values() for c in table.constraints]
-        columns = [column.name for c in constraints if c.name in names for column in c.columns]
-        value = re.search(r"\)=\((.*?)\)", str(error.diag.message_detail))
-        return kind, columns, value[1] if value else None
-    if error.sqlite_errorname == "SQLITE_CONSTRAINT_UNIQUE":
-        return "unique", re.findall(r"\w+\.(\w+)", str(error)), None
-    if str(error) == "FOREIGN KEY constraint failed":  # ON DELETE RESTRICT has another code
-        # SQLite does not say which one: report every reference of the table written to.
-        written = re.match(r"(?:INSERT INTO|UPDATE) (\w+)", exc.statement or "")
-        keys = tables[written[1]].foreign_keys if written and written[1] in tables else ()
-        return "foreign_key", sorted(key.parent.name for key in keys), None
-    return None, [], None
+    if not errors:  # the row has a value that is not in the input
+        return problem(409, f"This conflicts with existing rows: {message}.")
+    return problem(409, "This conflicts with existing rows; see `errors`.", errors[:MAX_ERRORS])
 
 
 async def database_error(request: Request, exc: DBAPIError) -> Response:
@@ -218,6 +210,7 @@ def unavailable(reason: str) -> Response:
 
 HANDLERS: dict[int | type[Exception], Any] = {
     HTTPException: http_error,
+    Refused: refused,
     RequestValidationError: invalid_input,
     ResponseValidationError: invalid_answer,
     NoResultFound: not_found,

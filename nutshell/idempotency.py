@@ -37,7 +37,7 @@ class IdempotencyKey(SQLModel, table=True):
 
     __tablename__ = "idempotency_keys"
 
-    # Hexadecimal SHA-256 digests of the key and of the whole request.
+    # Hexadecimal SHA-256 digests of the key with its caller, and of the whole request.
     key: str = Field(primary_key=True, max_length=64)
     request: str = Field(max_length=64)
     status: int
@@ -54,14 +54,16 @@ def digest(*parts: bytes) -> str:
 
 
 def read_key(request: Request) -> str:
-    """Raises 400 for a malformed key."""
+    """Returns the caller's key: nobody else gets its response. Raises 400 for a malformed key."""
     headers = request.headers.getlist("idempotency-key")
     given = KEY.fullmatch(headers[0])
     if given is None or len(headers) > 1:
         raise HTTPException(
             400, "Idempotency-Key must be one string of 1 to 255 printable ASCII characters."
         )
-    return digest(given["key"].encode())
+    caller = request.state.caller
+    owner = [] if caller is None else [str(getattr(caller, "id", caller)).encode()]
+    return digest(given["key"].encode(), *owner)
 
 
 async def run_once(request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:

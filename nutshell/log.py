@@ -87,19 +87,13 @@ def set_up_log() -> None:
 
 
 def describe_service(*, reload: bool = False) -> str:
-    """Returns the first line of the log: the database, and who may call."""
+    """Returns the first line of the log."""
     url = without_secrets(settings.database_url)
     if settings.database_url.get_backend_name() == "sqlite" and not reload:
         url += " (a PaaS discards this file: set DATABASE_URL)"
     if settings.database_read_url is not None:
         url += f", reads from {without_secrets(settings.database_read_url)}"
-    if settings.api_token or settings.api_read_token:
-        access = "Open to callers with a token."
-    elif settings.open_local:
-        access = "Open to local callers, without API_TOKEN."
-    else:
-        access = "Closed except for health and documentation: set API_TOKEN."
-    return f"Database {url}. {access}"
+    return f"Database {url}"
 
 
 # The messages of PostgreSQL and PgBouncer. Before a connection exists, the driver has no error code.

@@ -59,7 +59,7 @@ class Edge:
             self.inner = CORSMiddleware(
                 self.answer,
                 allow_origins=settings.cors_origins,
-                allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
+                allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=EXPOSED,
             )

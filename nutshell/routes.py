@@ -16,12 +16,14 @@ from sqlalchemy import func
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import Select
+from starlette.routing import Match
+from starlette.types import Scope
 
-from nutshell.access import check_access
+from nutshell.access import admit
 from nutshell.conditional import STREAMS, tag_answer
 from nutshell.database import take_snapshot
 from nutshell.idempotency import run_once
-from nutshell.openapi import describe_route, is_list, is_single
+from nutshell.openapi.document import describe_route, is_list, is_single
 from nutshell.paging import Filter
 
 # PATCH has the semantics of a merge patch (RFC 7396). Other JSON types, such as JSON Patch, differ.
@@ -35,10 +37,15 @@ class ResourceRoute(APIRoute):
     """Adds access control, `Idempotency-Key`, `ETag` and their documentation to every route of the app."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        # "/shelves/{shelf_id}/books" is about books, and so is "/books/batch".
-        options["tags"] = options.get("tags") or re.findall(r"(?:^|\})/(\w+)", path)[-1:]
         super().__init__(path, endpoint, **options)
+        self.literal = path.partition("{")[0]
         describe_route(self)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        # Most routes belong to other resources, which this tells without a regular expression.
+        if self.literal not in scope["path"]:
+            return Match.NONE, {}
+        return super().matches(scope)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -47,7 +54,7 @@ class ResourceRoute(APIRoute):
         repeatable = list_parameters(self.dependant)
 
         async def handle_resource(request: Request) -> Response:
-            check_access(request)  # before the body is read
+            await admit(request)  # before the body is read
             if request.scope["query_string"]:
                 check_repetition(request, repeatable)
             if with_json:
@@ -58,6 +65,9 @@ class ResourceRoute(APIRoute):
                 answer = await handle(request)
             if "location" in answer.headers:
                 prefix_location(request, answer)
+            if request.method == "GET":
+                # Caches ask each time, so the check runs each time. Some would guess a lifetime.
+                answer.headers.setdefault("Cache-Control", "no-cache")
             if tagged and not isinstance(answer, STREAMS):
                 return tag_answer(request, answer)
             return answer

@@ -12,11 +12,17 @@ from nutshell.tests.fixtures import MakeSchema, create
 from main import app as service
 from nutshell.migrate import MIGRATIONS
 from nutshell.settings import settings
+from tests.rows import HEADERS
 
 
 @pytest.fixture
 def app() -> FastAPI:
     return service
+
+
+@pytest.fixture
+def access_headers() -> dict[str, str]:
+    return HEADERS
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
-"""How to make a valid row of each resource: test_contract.py tries every resource with it.
+"""What the tests must know of the resources: above all, how to make a valid row of each.
 
-`number` differs from call to call, for what must be unique. Add a function for each new resource.
+test_contract.py tries every list, and every row that a PATCH can change, with a row made here. Add a function
+for each new resource. `number` differs from call to call, for what must be unique.
 """
 
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,15 @@ import httpx
 from nutshell.tests.fixtures import create
 
 Row = dict[str, Any]
+
+# Each call of the tests sends these. If main.py has a check of its own, they must satisfy it.
+HEADERS: dict[str, str] = {}
+
+# The environment of the service, where a test starts it as a process.
+VARIABLES: dict[str, str] = {}
+
+# Fields that a PATCH may change without naming them, such as a total. Columns with `onupdate` are known.
+KEPT: set[str] = set()
 
 
 async def make_user(client: httpx.AsyncClient, number: int) -> Row:

@@ -26,7 +26,7 @@ from nutshell.migrate import MIGRATIONS
 from nutshell.settings import settings
 from nutshell.tests.postgres import Postgres
 from nutshell.tests.service import ROOT, alembic, checkout, copy_tree, plain_environment
-from tests.rows import ROWS
+from tests.rows import HEADERS, ROWS
 
 REVISIONS = [s.revision for s in ScriptDirectory.from_config(MIGRATIONS).walk_revisions()][::-1]
 
@@ -54,7 +54,9 @@ def rows(url: URL) -> dict[str, list[dict[str, Any]]]:
     engine = create_engine(url)
     with engine.connect() as connection:
         found = {
-            name: [dict(row._mapping) for row in connection.execute(text(f"SELECT * FROM {name}"))]
+            name: [
+                dict(row._mapping) for row in connection.execute(text(f'SELECT * FROM "{name}"'))
+            ]
             for name in tables(url) - {"alembic_version"}
         }
     engine.dispose()
@@ -88,7 +90,8 @@ async def test_each_migration_goes_down_and_up_and_keeps_what_rows_it_can(
     pools = Pools(empty_url, 1)
     use_pools(pools, monkeypatch)
     transport = httpx.ASGITransport(main.app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+    url = "http://127.0.0.1"
+    async with httpx.AsyncClient(transport=transport, base_url=url, headers=HEADERS) as client:
         for number, make in enumerate(ROWS.values()):
             await make(client, number)
     await pools.dispose()
@@ -184,26 +187,25 @@ def test_new_migration_says_what_must_be_done_first(empty_url: URL) -> None:
     assert "First run: alembic upgrade head" in done.stderr + done.stdout
 
 
-PRICES = """
+EVERY_TYPE = """
 
 from decimal import Decimal
+from typing import Annotated, Literal
 from uuid import UUID
-from sqlalchemy import String
+from sqlalchemy import Index, String
+from sqlmodel import Field, SQLModel
 from nutshell.columns import JSON_TEXT, MONEY, Exact, ExactNumeric, Json, Money, allow_only
 from nutshell.fields import Url, Uuid, uuid7
 
-State = Literal["draft", "sent"]
-
-
-class Price(SQLModel, table=True):
-    __tablename__ = "prices"
-    __table_args__ = (allow_only("state", State), Index(None, "amount", "id"))
+class EveryType(SQLModel, table=True):
+    __tablename__ = "every_type"
+    __table_args__ = (allow_only("state", Literal["draft", "sent"]), Index(None, "amount", "id"))
 
     id: UUID = Field(default_factory=uuid7, primary_key=True)
     amount: Money = Field(sa_type=MONEY)
     rate: Annotated[Decimal, Exact(10, 3)] | None = Field(default=None, sa_type=ExactNumeric(10, 3))
     data: Json = Field(sa_type=JSON_TEXT)
-    state: State = Field(sa_type=String)
+    state: Literal["draft", "sent"] = Field(sa_type=String)
     url: Url | None = None
     code: Uuid | None = Field(default=None, unique=True)
 """
@@ -213,11 +215,11 @@ class Price(SQLModel, table=True):
 def test_new_migration_makes_a_column_of_every_type(empty_url: URL, tmp_path: Path) -> None:
     tree = copy_tree(tmp_path / "tree")
     with (tree / "models.py").open("a") as models:
-        models.write(PRICES)
+        models.write(EVERY_TYPE)
     before = set((tree / "migrations/versions").glob("*.py"))
     for arguments in (
         ("upgrade", "head"),
-        ("revision", "--autogenerate", "-m", "Create prices"),
+        ("revision", "--autogenerate", "-m", "Create every type"),
         ("upgrade", "head"),
         ("check",),
         ("downgrade", "-1"),
@@ -227,7 +229,7 @@ def test_new_migration_makes_a_column_of_every_type(empty_url: URL, tmp_path: Pa
     (written,) = set((tree / "migrations/versions").glob("*.py")) - before
     text = written.read_text()
     assert 'sa.Numeric(15, 2).with_variant(sa.BigInteger(), "sqlite")' in text
-    assert "ck_prices_state" in text
+    assert "ck_every_type_state" in text
     assert "nutshell" not in text
 
 

@@ -25,7 +25,8 @@ from sybil.parsers.markdown import CodeBlockParser, SkipParser
 import main
 from nutshell.errors import MESSAGES
 from nutshell.paging import Filter
-from nutshell.tests.postgres import call_off, free_port, run_when_gone
+from nutshell.settings import Settings
+from nutshell.tests.postgres import call_off, free_port, run_when_gone, wait_until
 from nutshell.tests.service import ROOT, copy_tree, plain_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -61,7 +62,9 @@ class Newcomer:
         self.log.touch()
         self.printed = ""  # by the last program
         self.port = free_port()
+        self.second_port = free_port()
         self.service: subprocess.Popen[bytes] | None = None
+        self.second: subprocess.Popen[bytes] | None = None
         bin_folder = self.tree / ".venv/bin"
         self.environment = plain_environment(bin_folder, HOME=str(folder))
         # In a terminal, curl shows no progress.
@@ -72,12 +75,24 @@ class Newcomer:
             for name, value in os.environ.items()
             if name.startswith(("PIP_", "SSL_", "REQUESTS_"))
         }
-        git = "git -c user.name=n -c user.email=n@example.com"
-        commit = f"git init -q -b main && git add -A && {git} commit -qm copy"
-        subprocess.run(["bash", "-c", commit], cwd=upstream, check=True)
+        for role in ("AUTHOR", "COMMITTER"):
+            self.environment |= {f"GIT_{role}_NAME": "n", f"GIT_{role}_EMAIL": "n@example.com"}
+        commit = "git init -q -b main && git add -A && git commit -qm copy"
+        subprocess.run(["bash", "-c", commit], cwd=upstream, env=self.environment, check=True)
         subprocess.run(["git", "clone", "-q", upstream, self.tree], check=True)
 
+    def use_installed_tools(self) -> None:
+        """Spares the tree an installation: its `.venv` is the one that runs the tests."""
+        own, installed = self.tree / ".venv", Path(sys.prefix)
+        own.mkdir()
+        for name in ("bin", "lib"):
+            (own / name).symlink_to(installed / name)
+        shutil.copy(installed / "pyvenv.cfg", own)
+        for stamp in ("python", "run", "postgresql", "dev"):
+            (own / stamp).touch()
+
     def moved(self, command: str) -> str:
+        command = re.sub(r"(?<=[:= ])8001\b", str(self.second_port), command)
         return re.sub(r"(?<=[:=])8000\b", str(self.port), command)
 
     def run(self, command: str) -> str:
@@ -128,9 +143,13 @@ class Newcomer:
         self.stop()
         starts = self.starts()
         # Where a page names no port it means 8000. honcho by itself would take 5000.
-        command = command.replace("make run", "PORT=8000 make run")
-        with self.log.open("a") as log:
-            self.service = subprocess.Popen(
+        self.service = self.launch(command.replace("make run", "PORT=8000 make run"), self.log)
+        self.killer = run_when_gone("kill -s KILL -- -$1", self.service.pid)
+        self.wait_until_up(starts + 1)
+
+    def launch(self, command: str, output: Path) -> subprocess.Popen[bytes]:
+        with output.open("a") as log:
+            return subprocess.Popen(
                 ["bash", "-c", f"exec env {self.moved(command)}"],
                 cwd=self.tree,
                 env=self.environment,
@@ -139,8 +158,27 @@ class Newcomer:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self.killer = run_when_gone("kill -s KILL -- -$1", self.service.pid)
-        self.wait_until_up(starts + 1)
+
+    def start_second(self, command: str) -> None:
+        """Starts a service of a page's own, on port 8001."""
+        log = self.log.with_name("second-log")
+        self.second = self.launch(command, log)
+        self.second_killer = run_when_gone("kill -s KILL -- -$1", self.second.pid)
+        self.wait_for_second(1)
+
+    def second_starts(self) -> int:
+        log = self.log.with_name("second-log")
+        return log.read_text().count(STARTED) if log.exists() else 0
+
+    def wait_for_second(self, starts: int) -> None:
+        wait_until(lambda: self.second_starts() >= starts, timeout=60)
+
+    def stop_second(self) -> None:
+        if self.second is not None:
+            os.killpg(self.second.pid, signal.SIGTERM)
+            self.second.wait(30)
+            self.second = None
+            call_off(self.second_killer)
 
     def stop(self) -> None:
         if self.service is not None:
@@ -160,6 +198,9 @@ class Newcomer:
                     return f"{line} failed:\n{printed}"
             self.start(last)
             return None
+        if last.endswith("--port 8001"):
+            self.start_second(last)
+            return None
         printed = self.follow("set -e\n" + example.parsed + "\necho 'DONE'")
         return None if printed.endswith("DONE\n") else f"it failed:\n{printed}"
 
@@ -175,8 +216,12 @@ class Newcomer:
     def diff(self, example: Example) -> str | None:
         change = self.tree / "change.diff"
         change.write_text(example.parsed)
+        starts, second_starts = self.starts(), self.second_starts()
         printed = self.follow("git apply change.diff && echo DONE")
         change.unlink()
+        if self.second is not None:  # both services watch its file
+            self.wait_for_second(second_starts + 1)
+            self.wait_until_up(starts + 1)
         return None if printed == "DONE\n" else f"it does not apply:\n{printed}"
 
     def log_lines(self, example: Example) -> str | None:
@@ -193,6 +238,14 @@ class Newcomer:
 
     def stop_service(self, _: Example) -> None:
         self.stop()
+
+    def release(self, _: Example) -> None:
+        """Publishes a later version where the newcomer has cloned from."""
+        change = (
+            "printf '\\n\\n# A later version.\\n' >> nutshell/fields.py && git commit -qam Later"
+        )
+        upstream = self.tree.with_name("upstream")
+        subprocess.run(["bash", "-c", change], cwd=upstream, env=self.environment, check=True)
 
     def program(self, *command: str, text: str) -> str | None:
         """Runs a program of a caller, who has a Python with httpx, or a Node.js."""
@@ -214,20 +267,34 @@ class Newcomer:
         """What the last program printed, if there was one."""
         return None if self.printed in ("", example.parsed) else f"it printed\n{self.printed}"
 
+    def close_second(self, _: Example) -> None:
+        self.stop_second()
+
 
 @pytest.fixture
 def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
     newcomer = Newcomer(tmp_path)
     yield newcomer
+    newcomer.stop_second()
     newcomer.stop()
 
 
 # Pages in one group are followed one after the other, in one clone.
-PAGES = [["README.md", "docs/api.md"], ["docs/operating.md"], ["LESSONS.md"], ["MAKE_IT_YOURS.md"]]
+PAGES = [["README.md", "docs/api.md"], ["docs/operating.md"], ["LESSONS.md"]]
 
 
 @pytest.mark.parametrize("pages", PAGES, ids=lambda pages: pages[-1])
 def test_pages_do_what_they_say(newcomer: Newcomer, pages: list[str]) -> None:
+    follow_pages(newcomer, pages)
+
+
+def test_recipes_do_what_they_say(newcomer: Newcomer) -> None:
+    """All of them in one tree, and at the end the tests of all, on both databases."""
+    newcomer.use_installed_tools()
+    follow_pages(newcomer, ["docs/recipes.md"])
+
+
+def follow_pages(newcomer: Newcomer, pages: list[str]) -> None:
     evaluators = {
         "sh": newcomer.sh,
         "console": newcomer.console,
@@ -237,6 +304,8 @@ def test_pages_do_what_they_say(newcomer: Newcomer, pages: list[str]) -> None:
         "javascript": newcomer.javascript,
         "text": newcomer.text,
         "stop": newcomer.stop_service,
+        "release": newcomer.release,
+        "close": newcomer.close_second,
     }
     parsers = [CodeBlockParser(kind, evaluator) for kind, evaluator in evaluators.items()]
     for page in pages:
@@ -250,6 +319,11 @@ def test_pages_do_what_they_say(newcomer: Newcomer, pages: list[str]) -> None:
                 print(f"{page}, line {example.line}: {skipped}")
         kinds = re.findall(r"(?m)^```(\w+)$", document.text)
         assert set(kinds) <= evaluators.keys(), "a block that nobody looks at"
+
+
+def test_make_it_yours_does_what_it_says(newcomer: Newcomer) -> None:
+    newcomer.use_installed_tools()  # the other pages install theirs
+    follow_pages(newcomer, ["MAKE_IT_YOURS.md"])
 
 
 def anchor(heading: str) -> str:
@@ -403,7 +477,21 @@ async def test_page_for_callers_has_the_types_of_errors(
         answer = await client.request(method, path, headers=headers, **body)
         assert str(answer.status_code) == statuses[kind], kind
         assert answer.json()["errors"][0]["type"] == kind, answer.text
-    files = set((ROOT / "nutshell").glob("*.py")) - {ROOT / "nutshell/openapi.py"}
+    files = (ROOT / "nutshell").glob("*.py")
     sources = "".join(path.read_text() for path in files)
     own = set(re.findall(r'"type": "(\w+)"\}', sources)) | MESSAGES.keys()
     assert own <= REFUSED.keys()
+
+
+def test_defaults_of_settings_are_those_that_the_page_names() -> None:
+    page = (ROOT / "docs/operating.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", page, re.MULTILINE))
+    names = {name.upper(): field for name, field in Settings.model_fields.items()}
+    assert rows.keys() >= names.keys()
+    words: dict[str, Any] = {"none": (None, "", []), "off": (False,)}
+    for name, field in names.items():
+        shown = rows[name].strip("`")
+        default = field.default
+        if isinstance(default, bool):
+            shown = shown.replace("true", "True")
+        assert default in words.get(shown, ()) or str(default) == shown, name

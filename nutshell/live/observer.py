@@ -1,4 +1,4 @@
-"""Notes in the Trace of the request under way what the pools, the engines and the log do for it."""
+"""Records in the current request's Trace what the pools, the engines and the log do for it."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -7,17 +7,23 @@ from contextvars import ContextVar
 from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.orm import Session
 
 from nutshell import database
 from nutshell.engines import ObservedPool, Pool
+from nutshell.guards import TORN
 from nutshell.live.trace import Trace, readable
 
 current: ContextVar[Trace | None] = ContextVar("trace", default=None)
 
+OWNER = "nutshell.trace"  # in a connection's info: the request that has checked it out
+BACKEND = "nutshell.backend"  # and the id of PostgreSQL's process behind it
+owners: dict[int, Trace] = {}  # by that id
 
-def observe_pool(name: str, pool: Pool, *, autocommits: bool) -> None:
-    """Notes what the pool and its engine do for the request under way."""
+
+def observe_pool(name: str, pool: Pool, running: dict[int, Trace], *, autocommits: bool) -> None:
+    """Records what the pool and its engine do for the current request."""
     engine = pool.engine.sync_engine
 
     @contextmanager
@@ -25,32 +31,56 @@ def observe_pool(name: str, pool: Pool, *, autocommits: bool) -> None:
         if (trace := current.get()) is None:
             yield
         elif step == "connect":
-            if not any(span.text == name and span.end is None for span in trace.of("session")):
+            if not trace.holds(name):
                 trace.strays[name] = trace.open("session", text=name)
+            trace.backend = None
             trace.begin("connect", text=name)
             try:
                 yield
             finally:
                 trace.finish()
-        else:
-            waits = step == "wait"
-            span = trace.open("wait" if waits else "session", text=name, failed=waits)
+        elif step == "slot":
+            session = trace.open("session", text=name)
             try:
                 yield
-                span.failed = False
             finally:
                 trace.finish()
-                trace.shut(span)
+                trace.shut(session)
+        else:
+            # The session begins when the wait is over.
+            session = trace.of("session")[-1]
+            trace.spans.remove(session)
+            holders = [other.number for other in running.values() if other.holds(name)]
+            wait = trace.open("wait", text=name, failed=True, by=holders)
+            try:
+                yield
+                wait.failed = False
+            finally:
+                trace.shut(wait)
+            session.start = trace.now()
+            trace.spans.append(session)
 
     pool.observer = cast(ObservedPool, engine.pool).observer = observe
 
     def listen(event_name: str, function: Callable[..., None]) -> None:
         event.listen(engine, event_name, function)
 
-    def before(_: Any, cursor: Any, statement: str, parameters: Any, *more: Any) -> None:
+    def begin(trace: Trace, connection: Connection, kind: str, **more: Any) -> None:
+        info = {} if connection.invalidated else connection.info
+        owner = info.get(OWNER)
+        if owner not in (None, trace) and name not in trace.strays:
+            # Another request has checked this connection out, and perhaps begun a transaction.
+            borrowed: dict[str, Any] = {"by": [owner.number]}
+            trace.strays[name] = trace.open("session", text=name, **borrowed)
+            if not autocommits and kind != "begin":
+                trace.transaction = trace.open("transaction", **borrowed)
+        trace.backend = info.get(BACKEND)
+        trace.begin(kind, snapshot=autocommits, **more)
+
+    def before(connection: Connection, _: Any, statement: str, parameters: Any, *more: Any) -> None:
         if trace := current.get():
             kind = "begin" if statement.startswith("BEGIN") else "sql"
-            trace.begin(kind, text=statement, parameters=readable(parameters))
+            begin(trace, connection, kind, text=statement, parameters=readable(parameters))
 
     def after(_: Any, cursor: Any, *more: Any) -> None:
         if (trace := current.get()) and trace.step:
@@ -59,17 +89,18 @@ def observe_pool(name: str, pool: Pool, *, autocommits: bool) -> None:
             trace.step.rows = cursor.rowcount if cursor.rowcount >= 0 else read
             trace.finish()
 
-    def failed(_: Any) -> None:
+    def failed(context: ExceptionContext) -> None:
         if (trace := current.get()) and trace.step:
             trace.step.failed = True
+            trace.step.error = " ".join(str(context.original_exception).split())
             trace.finish()
 
     def mark(kind: str) -> Callable[..., None]:
         def step(connection: Connection) -> None:
-            # A connection that autocommits has another isolation only while a snapshot lasts.
+            # A connection that autocommits has another isolation level only during a snapshot.
             transacts = not autocommits or "isolation_level" in connection.get_execution_options()
             if transacts and (trace := current.get()):
-                trace.begin(kind)
+                begin(trace, connection, kind)
 
         return step
 
@@ -77,7 +108,17 @@ def observe_pool(name: str, pool: Pool, *, autocommits: bool) -> None:
         if (trace := current.get()) and trace.step:
             trace.step.opened = True
 
-    def back(*_: Any) -> None:
+    def out(connection: Any, record: Any, _: Any) -> None:
+        trace = record.info[OWNER] = current.get()
+        if engine.dialect.name == "postgresql" and trace:
+            backend = record.info[BACKEND] = connection.driver_connection.info.backend_pid
+            owners[backend] = trace
+
+    def back(_: Any, record: Any) -> None:
+        owner: Trace | None = record.info.pop(OWNER, None)
+        owners.pop(record.info.pop(BACKEND, 0), None)
+        if owner:
+            owner.shut(owner.strays.pop(name, None))
         if trace := current.get():
             trace.finish()
             trace.shut(trace.strays.pop(name, None))
@@ -86,6 +127,7 @@ def observe_pool(name: str, pool: Pool, *, autocommits: bool) -> None:
     listen("after_cursor_execute", after)
     listen("handle_error", failed)
     listen("connect", opened)
+    listen("checkout", out)
     listen("checkin", back)
     listen("commit", mark("commit"))
     listen("rollback", mark("rollback"))
@@ -94,13 +136,14 @@ def observe_pool(name: str, pool: Pool, *, autocommits: bool) -> None:
 
 
 def count_session(session: Session, _: Any, connection: Any) -> None:
-    # A session on a connection that is out already takes none: see idempotency.py.
-    if (trace := current.get()) and isinstance(session.bind, Engine):
+    # A session on a connection that is already checked out takes none: see idempotency.py.
+    trace = current.get()
+    if trace and trace.sent is None and isinstance(session.bind, Engine):
         trace.sessions.add(session.hash_key)
 
 
 class LogHandler(logging.Handler):
-    """Shows with a request what the log says of it: why it got a 500 or a 503."""
+    """Shows what the log says about a request with it: why it got a 500 or a 503."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if trace := current.get():
@@ -108,14 +151,15 @@ class LogHandler(logging.Handler):
             if record.exc_info and (error := record.exc_info[1]):
                 words = f"{type(error).__name__}: {error}"
             trace.log.append(words)
+            trace.torn = trace.torn or record.msg == TORN
 
 
 log_handler = LogHandler(logging.WARNING)
 
 
-def observe_database() -> None:
-    observe_pool("reads", database.reader, autocommits=True)
-    observe_pool("writes", database.writer, autocommits=False)
+def observe_database(running: dict[int, Trace]) -> None:
+    observe_pool("reads", database.reader, running, autocommits=True)
+    observe_pool("writes", database.writer, running, autocommits=False)
     event.listen(Session, "after_begin", count_session)
 
 

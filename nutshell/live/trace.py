@@ -1,4 +1,4 @@
-"""What the live view knows of one request: the spans of its life, and what they say in words."""
+"""What the live view knows about one request: its spans, and what they mean in words."""
 
 import linecache
 import sys
@@ -17,38 +17,42 @@ from nutshell import database
 
 MACHINERY = Path(__file__).parents[1]
 ROOT = MACHINERY.parent
-# On the way from the program to the database.
+# Files between the program and the database driver.
 PASSED_BY = [str(MACHINERY / name) for name in ("live/trace.py", "live/observer.py", "engines.py")]
 LONG = 300  # letters of one parameter
-SAME = 3  # times that the same SELECT is run before it looks like an N+1
-CLOCK = (time() - perf_counter()) * 1000  # ms from perf_counter's zero to that of Unix time
+SAME = 3  # times that the same SELECT may run before it looks like an N+1
+CLOCK = (time() - perf_counter()) * 1000  # ms from the zero of perf_counter to that of Unix time
 
 numbers = count(1)
 
 
 @dataclass
 class Span:
-    """A stretch in the life of a request, in ms from its start. The kinds, from the outside in:
+    """A stretch of a request's life, in ms from its start. The kinds, from the outside in:
 
-    session (from the first need of a connection to its return), wait and connect; transaction,
-    begin, commit and rollback; sql. And sent, the moment when the response was out.
+    wait (for a slot in the pool) and session (from the slot to the connection's return); transaction;
+    connect, begin, sql, commit and rollback; lock (within any of these). Two are moments: sent, when the
+    response was out, and torn, when another request changed what this one was reading.
     """
 
     kind: str
     start: float
-    end: float | None = None  # None: it is under way
-    text: str = ""  # the statement, or the pool
+    end: float | None = None  # None while it lasts
+    text: str = ""  # the statement, the pool, or what is locked
     parameters: str = ""
     rows: int | None = None
     failed: bool = False
-    opened: bool = False  # a connection that the pool did not have
-    line: str = ""  # of the program, from where the database was asked
+    error: str = ""
+    opened: bool = False  # a new connection, which the pool did not have
+    kept: bool = False  # a session whose connection did not go back to the pool
+    by: list[int] = field(default_factory=list)  # the requests that it waits for, or belongs to
+    line: str = ""  # of the program
     code: str = ""
 
 
 @dataclass
 class Trace:
-    """One request: what it asked, and the spans of its life."""
+    """One request: what was asked, and the spans of its life."""
 
     method: str
     path: str
@@ -68,11 +72,15 @@ class Trace:
     def __post_init__(self) -> None:
         self.began = perf_counter() * 1000
         self.at = CLOCK + self.began
-        self.step: Span | None = None  # with the database, under way
+        self.step: Span | None = None  # the current call to the database
+        self.backend: int | None = None  # PostgreSQL's process for the current step
+        self.lock: Span | None = None  # that the current step waits for
         self.transaction: Span | None = None
-        self.strays: dict[str, Span] = {}  # sessions that took a connection without a turn, by pool
+        self.strays: dict[str, Span] = {}  # sessions without a slot, by pool
         self.sessions: set[int] = set()
         self.left_open = False
+        self.torn = False  # guards.py has warned about its statements
+        self.conflicts: list[str] = []
 
     def now(self) -> float:
         return perf_counter() * 1000 - self.began
@@ -86,11 +94,11 @@ class Trace:
         if span is not None and span.end is None:
             span.end = self.now()
 
-    def begin(self, kind: str, **more: Any) -> Span:
-        """Begins a step with the database, and with that ends the one before."""
+    def begin(self, kind: str, *, snapshot: bool = False, **more: Any) -> Span:
+        """Begins a call to the database, which ends the one before."""
         self.finish()
         if kind == "begin":
-            self.transaction = self.open("transaction")
+            self.transaction = self.open("transaction", text="snapshot" if snapshot else "")
         line, code = find_line()
         self.step = self.open(kind, line=line, code=code, **more)
         return self.step
@@ -98,16 +106,29 @@ class Trace:
     def finish(self) -> None:
         if (step := self.step) is None:
             return
+        self.shut(self.lock)
         self.shut(step)
-        if step.kind in ("commit", "rollback") and self.transaction is not None:
-            self.transaction.end = step.end
-        self.step = None
+        if step.kind in ("commit", "rollback"):
+            if self.transaction is not None:
+                self.transaction.end = step.end
+            self.end_transaction(kept=step.kind == "commit" and not step.failed, step=step)
+        self.step = self.lock = None
+
+    def end_transaction(self, *, kept: bool, step: Span) -> None:
+        """conflicts.py replaces this."""
 
     def of(self, *kinds: str) -> list[Span]:
         return [span for span in self.spans if span.kind in kinds]
 
     def spent(self, *kinds: str) -> float:
         return sum((span.end or self.now()) - span.start for span in self.of(*kinds))
+
+    def holds(self, pool: str) -> bool:
+        return any(span.text == pool and span.end is None for span in self.of("session"))
+
+    @property
+    def sent(self) -> float | None:
+        return next((span.start for span in self.of("sent")), None)
 
     def server_timing(self) -> str:
         """For the browser's own tools: https://www.w3.org/TR/server-timing/, in ms."""
@@ -121,62 +142,104 @@ class Trace:
         return ", ".join(f"{name};dur={time:.2f}" for name, time in parts.items())
 
     def __str__(self) -> str:
-        """What the line in the log says of it."""
+        """What the access log adds."""
         statements = len(self.of("sql"))
         plural = "" if statements == 1 else "s"
         return f", {statements} statement{plural} {self.spent('begin', 'sql'):.1f} ms"
 
     def close(self) -> None:
         self.finish()
-        self.left_open = any(span.end is None for span in self.of("transaction"))
+        self.left_open = any(span.end is None and not span.by for span in self.of("transaction"))
+        for stray in self.strays.values():
+            stray.kept = stray.end is None
         for span in self.spans:
             self.shut(span)
         self.total, self.done = self.now(), True
-        self.notes, self.warnings = list(self.noted()), list(self.noticed())
+        self.notes, self.warnings = list(self.noted()), [*self.noticed(), *self.conflicts]
 
     def noted(self) -> Iterator[str]:
-        """What is worth knowing, and no mistake."""
+        """What is worth knowing, and is no mistake."""
         if self.first:
-            yield "The first call of its route since the start: it also loads what others find loaded."
+            yield (
+                "This is the first call of its route since the service started, so it also loads"
+                " what later calls find in memory."
+            )
         stores = any("INTO idempotency_keys" in span.text for span in self.of("sql"))
         if self.keyed and self.status < 400 and self.of("commit") and not stores:
-            yield "Replayed from its key: the stored answer of the first request, nothing done anew."
+            yield "Replayed from its key: this is the stored response of the first request."
+        for lock in self.of("lock"):
+            waited = show_time((lock.end or 0) - lock.start)
+            yield f"It waited {waited} for the lock on {lock.text}, held by {name_all(lock.by)}."
+        sent = self.sent
+        if sent is not None and any(span.start > sent for span in self.of("session")):
+            yield "It used a session of its own after the response was out."
 
     def noticed(self) -> Iterator[str]:
         """What a newcomer should see, in words."""
         commits, rollbacks = self.of("commit"), self.of("rollback")
-        if len(commits) > 1:
+        borrowed = [number for span in self.of("transaction") for number in span.by]
+        sent = self.now() if self.sent is None else self.sent
+        before = [commit for commit in commits if commit.start < sent]
+        if len(before) > 1:
             yield (
-                f"It has {len(commits)} COMMITs: when it fails between them, half of it is kept."
-                " Commit once, at the end."
+                f"It has {len(before)} COMMITs: if it fails between them, half of its changes are"
+                " kept. Commit once, at the end."
             )
         elif commits and rollbacks and self.status >= 400:
-            yield "It failed after a COMMIT: a part of it is kept."
+            yield "It failed after a COMMIT: a part of its changes is kept."
         selects = Counter((span.text, span.line) for span in self.of("sql") if is_select(span.text))
         for (statement, line), times in selects.items():
             if times >= SAME:
                 yield (
-                    f"The same statement ran {times} times (N+1), from {line}: load what it fetches"
+                    f"The same statement ran {times} times (N+1), from {line}: load the rows"
                     f" together, with joinedload or selectinload."
                     f" {statement.split('WHERE')[0].strip()}"
                 )
-        sent = next((span.start for span in self.of("sent")), self.now())
-        if any(span.end and span.end > sent for span in self.of("session")):
-            yield (
-                "The session outlived its response: what fails after that, nobody is told."
-                ' Depend on it with scope="function".'
-            )
+        if any(span.start < sent < (span.end or 0) for span in self.of("session")):
+            if self.strays:
+                yield "Its session is still open, and keeps its connection."
+            else:
+                yield (
+                    "The session outlived its response: the caller does not learn of a failure after"
+                    ' that. Depend on it with scope="function".'
+                )
         if self.left_open:
-            yield "It left a transaction open: whoever commits it keeps what this request did."
-        if commits and not self.of("transaction"):
-            yield "It committed what it had not begun: the session is not its own."
+            yield (
+                "It left a transaction open: whoever commits that keeps what this request has done."
+            )
+        if commits and borrowed:
+            yield (
+                f"It committed what it had not begun, the transaction of {name_all(borrowed)}:"
+                " the session is not its own."
+            )
         for wait in self.of("wait"):
-            yield f"It waited {(wait.end or 0) - wait.start:.1f} ms. {why_wait(wait.text)}"
+            waited = show_time((wait.end or 0) - wait.start)
+            yield (
+                f"It waited {waited} for a slot. {why_wait(wait.text)} When the wait began,"
+                f" {name_all(wait.by)} held {'it' if len(wait.by) == 1 else 'them'}."
+            )
+        if any("Session has been permanently closed" in line for line in self.log):
+            yield (
+                "It used the request's session after that was closed: work after the response needs one"
+                " of its own, background_session()."
+            )
         if len(self.sessions) > 1:
             yield (
-                f"It used {len(self.sessions)} sessions: each takes a connection and knows nothing"
-                " of the others' changes. Pass the request's one on."
+                f"It used {len(self.sessions)} sessions: each takes a connection, and none sees the"
+                " others' uncommitted changes. Pass the request's own session on."
             )
+
+
+def name_all(requests: list[int]) -> str:
+    *most, last = [f"#{number}" for number in requests] or ["somebody outside this process"]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def show_time(ms: float) -> str:
+    """As the page shows it."""
+    if ms >= 1000:
+        return f"{ms / 1000:.2f} s"
+    return f"{ms:.2f} ms" if ms < 10 else f"{ms:.1f} ms"
 
 
 def why_wait(pool: str) -> str:
@@ -184,7 +247,7 @@ def why_wait(pool: str) -> str:
         return "SQLite has one writer at a time, and the others queue here."
     size = (database.reader if pool == "reads" else database.writer).size
     return (
-        f"All {size} connections for {pool} were out: see what holds them so long, and POOL_SIZE."
+        f"All {size} slots for {pool} were taken: find out what holds them so long (see POOL_SIZE)."
     )
 
 
@@ -206,7 +269,7 @@ def frames() -> Iterator[FrameType]:
 
 
 def find_line() -> tuple[str, str]:
-    """The line of a route, or of what it calls, that asks the database; else that of the machinery."""
+    """Finds the line of the program that calls the database, or else that of the machinery."""
     machinery: FrameType | None = None
     for frame in frames():
         file = frame.f_code.co_filename

@@ -6,13 +6,12 @@ folder is not even imported, and nothing else needs it.
 
 import asyncio
 import base64
+import re
 import signal
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter, time_ns
+from time import perf_counter
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
@@ -23,32 +22,33 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nutshell import access, database
+from nutshell.live.conflicts import WatchedTrace, watch_conflicts
+from nutshell.live.feed import SHOWN, STARTED, listeners, publish, recent, running, show
+from nutshell.live.locks import watch_locks
 from nutshell.live.observer import current, observe_database, observe_log
-from nutshell.live.trace import Trace
+from nutshell.live.trace import MACHINERY, ROOT
 from nutshell.settings import settings
 
 PAGE = Path(__file__).with_name("page.html")
-SHOWN = 200  # recent requests that a newly opened page shows
 TICK = 0.1  # seconds; what takes longer is shown while it is under way
+# Paths that the view leaves out: its own, and those of the documentation.
+LEFT_OUT = re.compile(r"/(trace|docs)(/.*)?|/openapi\.json|/favicon\.ico")
 
-STARTED = time_ns()  # tells a page when it talks to another process
-
-running: dict[int, Trace] = {}
-recent: deque[dict[str, Any]] = deque(maxlen=SHOWN)
-listeners: set[asyncio.Queue[dict[str, Any]]] = set()
 called: set[str] = set()  # the routes
 stopping = False
 
 
-def show(trace: Trace) -> dict[str, Any]:
-    if not trace.done:
-        trace.total = trace.now()
-    return asdict(trace) | {"process": str(STARTED)}
-
-
-def pools() -> dict[str, int]:
-    """How many connections each pool has."""
-    return {"reads": database.reader.size, "writes": database.writer.size}
+def describe_service() -> dict[str, Any]:
+    """What a page needs to know first: the pools, and which file of the service was edited last."""
+    files = [*ROOT.glob("*.py"), *MACHINERY.glob("*.py")]
+    edited = max(files, key=lambda path: path.stat().st_mtime)
+    return {
+        "process": STARTED,
+        "pools": {"reads": database.reader.size, "writes": database.writer.size},
+        "database": database.writer.engine.dialect.name,
+        "edited": str(edited.relative_to(ROOT)),
+        "edited_at": edited.stat().st_mtime * 1000,
+    }
 
 
 class TraceRequests:
@@ -58,13 +58,14 @@ class TraceRequests:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith("/trace"):
+        local = scope.get("path", "").removeprefix(settings.root_path)
+        if scope["type"] != "http" or LEFT_OUT.fullmatch(local):
             await self.app(scope, receive, send)
             return
         query = scope["query_string"].decode("latin-1")
         path = scope["path"] + (f"?{query}" if query else "")
         keyed = any(name == b"idempotency-key" for name, _ in scope["headers"])
-        trace = scope["trace"] = running[id(scope)] = Trace(scope["method"], path, keyed)
+        trace = scope["trace"] = running[id(scope)] = WatchedTrace(scope["method"], path, keyed)
         current.set(trace)
 
         async def observe(message: Message) -> None:
@@ -77,6 +78,9 @@ class TraceRequests:
 
         try:
             await self.app(scope, receive, observe)
+        except Exception as error:  # in work after the response, of which the caller does not learn
+            trace.log.append(f"{type(error).__name__}: {error}")
+            raise
         finally:
             del running[id(scope)]
             trace.route = getattr(scope.get("route"), "path", "")
@@ -84,10 +88,8 @@ class TraceRequests:
             trace.first = bool(trace.route) and route not in called
             called.add(route)
             trace.close()
-            recent.append(shown := show(trace))
-            for listener in listeners:
-                if not listener.full():  # a page that cannot follow misses some
-                    listener.put_nowait(shown)
+            recent.append(trace)
+            publish(trace)
 
 
 @asynccontextmanager
@@ -109,7 +111,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     stop_with(signal.SIGTERM)
     stop_with(signal.SIGINT)
     await open_connections()
+    watcher = None
+    if database.writer.engine.dialect.name == "postgresql":
+        watcher = asyncio.create_task(watch_locks())
     yield
+    if watcher:
+        watcher.cancel()
+        await asyncio.wait([watcher])
 
 
 async def open_connections() -> None:
@@ -152,17 +160,18 @@ async def read_trace() -> FileResponse:
 
 @router.get("/trace/events", response_class=EventSourceResponse)
 async def stream_events() -> AsyncIterator[ServerSentEvent]:
-    """`pools`: their sizes, once. `request`: a Trace, the recent ones first.
+    """`service`: what describe_service says, once. `request`: a Trace, the recent ones first.
 
-    A request that takes longer than a tick comes several times, until it is done.
+    A request that takes longer than a tick is sent several times until it is done, and once more if it
+    turns out later that another request has overwritten its changes.
     """
     queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=10 * SHOWN)
     listeners.add(queue)
     try:
         # A service that restarts is soon back.
-        yield ServerSentEvent(event="pools", data=pools(), retry=300)
-        for shown in list(recent):
-            yield ServerSentEvent(event="request", data=shown)
+        yield ServerSentEvent(event="service", data=describe_service(), retry=300)
+        for trace in list(recent):
+            yield ServerSentEvent(event="request", data=show(trace))
         tick = perf_counter() + TICK
         while not stopping:
             new = None
@@ -184,5 +193,6 @@ def watch(app: FastAPI) -> None:
     """Adds the view to the app."""
     app.add_middleware(TraceRequests)
     app.include_router(router)
-    observe_database()
+    observe_database(running)
     observe_log()
+    watch_conflicts()

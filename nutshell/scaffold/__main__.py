@@ -1,4 +1,4 @@
-"""`python -m nutshell.scaffold resource` or `new`, with NAME, FIELDS and PLURAL in the environment."""
+"""`python -m nutshell.scaffold resource` or `new`, with NAME, FIELDS, PLURAL and ID in the environment."""
 
 import os
 import sys
@@ -17,12 +17,12 @@ def main(command: str) -> None:
         if command == "new":
             print(make_new(Path.cwd(), name))
         else:
-            if os.environ.get("ID"):
-                raise ScaffoldError("ID: the ids of all resources are whole numbers")
-            fields, plural = os.environ.get("FIELDS", ""), os.environ.get("PLURAL", "")
-            print(add_resource(Path.cwd(), name, fields, plural))
-    except ScaffoldError as error:
+            options = (os.environ.get(option, "") for option in ("FIELDS", "PLURAL", "ID"))
+            print(add_resource(Path.cwd(), name, *options))
+    except (ScaffoldError, OSError) as error:
         sys.exit(f"{command}: {error}. Nothing was changed.")
+    except KeyboardInterrupt:
+        sys.exit(f"{command}: interrupted. Nothing was changed.")
 
 
 if __name__ == "__main__":

@@ -6,23 +6,29 @@ For example `title:text:200`, `read:flag=false`, `status:choice:draft:sent=draft
 import keyword
 import re
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from decimal import Decimal
+from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 from sqlmodel import SQLModel
 
-from nutshell.fields import Email, Update, Url, Whole
+from nutshell.columns import Exact, ExactNumeric
+from nutshell.fields import Day, Email, Instant, Update, Url, Uuid, Whole
 from nutshell.paging import Filter
 from nutshell.scaffold.english import camel, words
-from nutshell.scaffold.tree import ScaffoldError
+from nutshell.scaffold.tree import ScaffoldError, Table
 
 # An index of PostgreSQL holds 2,700 bytes, and a cursor, which contains the value, 1,300 letters.
 MAX_UNIQUE = 200
+HINT = f": an index holds text:{MAX_UNIQUE}:unique at most"
 MAX_NAME = 30  # the names of constraints are made of several, and PostgreSQL cuts them to 63 bytes
-# A schema with such a field could not name these types.
-PYTHON_TYPES = {"bool", "date", "datetime", "int", "str"}
+# Unicode has 20,000 from there on: enough for the tests, where the length allows no number.
+ONE_LETTER = "chr(0x4E00 + number % 20_000)"
+UUIDS = ("01990000-0000-7000-8000-000000000001", "01990000-0000-7000-8000-000000000002")
+# A schema with such a field could not use these names for its other fields.
+PYTHON_NAMES = {"bool", "date", "datetime", "dict", "int", "list", "now", "str"}
 # Each table of PostgreSQL or SQLite has columns of these names already.
 SYSTEM_COLUMNS = {"cmax", "cmin", "ctid", "oid", "rowid", "tableoid", "xmax", "xmin"}
 
@@ -39,11 +45,21 @@ class Kind:
     alias: str | None = None  # what `type` is short for, if models.py defines it
     column: str | None = None  # its type, where SQLModel could not derive it
     nullable_column: str | None = None  # the same, of a column that may be null
+    checked: bool = False  # the table has a constraint that allows only the words of `type`
     filtered: bool = False  # lists filter by equality, unless it is unique: then they always do
     ranged: bool = False  # lists filter by before and after
-    default: Callable[[str], Any] | None = None  # parses a default, or raises ValueError
+    default: Callable[[str], "Default"] | None = None  # parses a default, or raises ValueError
     table: str | None = None  # the table that a reference refers to
     on_delete: str | None = None
+
+
+@dataclass(frozen=True)
+class Default:
+    value: Any  # as JSON; NOT_KNOWN if it differs from row to row
+    code: str  # the option of Field
+
+
+NOT_KNOWN = object()
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,7 @@ class Field:
     kind: Kind
     nullable: bool
     unique: bool
-    default: Any = None  # None: there is none
+    default: Default | None = None
 
     @property
     def required(self) -> bool:
@@ -86,38 +102,71 @@ def no_arguments(arguments: list[str], kind: str) -> None:
         raise ScaffoldError(f"{kind} takes no argument, but got {':'.join(arguments)}")
 
 
-def parse_with(type_: Any) -> Callable[[str], Any]:
+def literal(value: Any) -> Default:
+    return Default(value, f"default={value!r}")
+
+
+def parse_with(type_: Any) -> Callable[[str], Default]:
+    """Parses a default of a type whose JSON is a string."""
     adapter: TypeAdapter[Any] = TypeAdapter(type_)
-    return adapter.validate_python
+
+    def parse(given: str) -> Default:
+        value = adapter.validate_python(given)
+        code = repr(value).removeprefix("datetime.").replace("datetime.timezone.utc", "UTC")
+        return Default(adapter.dump_python(value, mode="json"), f"default={code}")
+
+    return parse
 
 
-def parse_whole(text: str) -> int:
-    return int(TypeAdapter(Whole).validate_python(int(text)))
+def parse_whole(given: str) -> Default:
+    return literal(int(TypeAdapter(Whole).validate_python(int(given))))
 
 
-def parse_flag(text: str) -> bool:
-    return {"true": True, "false": False}[text]
+def parse_flag(given: str) -> Default:
+    return literal({"true": True, "false": False}[given])
+
+
+def parse_instant(given: str) -> Default:
+    if given == "now":
+        return Default(NOT_KNOWN, "default_factory=now")
+    return parse_with(Instant)(given)
+
+
+def parse_json(given: str) -> Default:
+    return {
+        "{}": Default({}, "default_factory=dict"),
+        "[]": Default([], "default_factory=list"),
+    }[given]
 
 
 def text(name: str, arguments: list[str]) -> Kind:
     if len(arguments) != 1 or not re.fullmatch("[1-9][0-9]{0,6}", arguments[0], re.ASCII):
         raise ScaffoldError("text needs its greatest length, as in text:200")
     length = int(arguments[0])
-    prefix = words(name)[: max(0, length - 10)]
-    example, other = words(name).capitalize()[:length], f"Another {words(name)}"[:length].rstrip()
+    if length >= 16:
+        unique = f'f"{words(name)[: length - 16]}{{number}}"'
+    else:
+        unique = 'f"{number:x}"' if length >= 6 else ONE_LETTER
+    first, second = (
+        next(one for one in ones if len(one) <= length)
+        for ones in (
+            (words(name).capitalize(), "ABC", "A"),
+            (f"Another {words(name)}", f"{words(name).capitalize()} 2", "XYZ", "X"),
+        )
+    )
 
-    def parse_text(given: str) -> str:
+    def parse_text(given: str) -> Default:
         if not 1 <= len(given) <= length:
             raise ValueError
-        return given
+        return literal(given)
 
     return Kind(
         type=camel(name),
         alias=f"Annotated[Text, MinLen(1), MaxLen({length})]",
         shown="str",
         query=camel(name),
-        examples=(example, other if other != example else example.swapcase()),
-        unique=f'f"{prefix}{{number}}"' if length <= MAX_UNIQUE else None,
+        examples=(first, second),
+        unique=unique if length <= MAX_UNIQUE else None,
         nullable_column=f"String({length})",
         default=parse_text,
     )
@@ -160,6 +209,7 @@ def day(name: str, arguments: list[str]) -> Kind:
         unique='f"{1000 + number % 9000}-01-31"',
         filtered=True,
         ranged=True,
+        default=parse_with(Day),
     )
 
 
@@ -172,6 +222,68 @@ def instant(name: str, arguments: list[str]) -> Kind:
         examples=("2030-01-31T12:00:00Z", "2030-02-28T12:00:00Z"),
         unique='f"{1000 + number % 9000}-01-31T12:00:00Z"',
         ranged=True,
+        default=parse_instant,
+    )
+
+
+def money(name: str, arguments: list[str]) -> Kind:
+    no_arguments(arguments, "money")
+    return Kind(
+        type="Money",
+        shown="Money",
+        query="Money",
+        examples=("19.90", "25.00"),
+        unique=None,
+        column="MONEY",
+        nullable_column="MONEY",
+        default=parse_with(Annotated[Decimal, Exact(15, 2)]),
+    )
+
+
+def decimal(name: str, arguments: list[str]) -> Kind:
+    try:
+        digits, places = (int(argument) for argument in arguments if argument.isascii())
+        ExactNumeric(digits, places)
+    except ValueError:
+        raise ScaffoldError(
+            "decimal needs its digits, at most 18, and how many of them are places, as in decimal:10:3"
+        ) from None
+    return Kind(
+        type=camel(name),
+        alias=f"Annotated[Decimal, Exact({digits}, {places})]",
+        shown=camel(name),
+        query=camel(name),
+        examples=(f"{1.5:.{places}f}", f"{2.5:.{places}f}"),
+        unique=None,
+        column=f"ExactNumeric({digits}, {places})",
+        nullable_column=f"ExactNumeric({digits}, {places})",
+        default=parse_with(Annotated[Decimal, Exact(digits, places)]),
+    )
+
+
+def uuid(name: str, arguments: list[str]) -> Kind:
+    no_arguments(arguments, "uuid")
+    return Kind(
+        type="Uuid",
+        shown="UUID",
+        query="Uuid",
+        examples=UUIDS,
+        unique='f"01990000-0000-7000-8000-{number:012x}"',
+        default=parse_with(Uuid),
+    )
+
+
+def json(name: str, arguments: list[str]) -> Kind:
+    no_arguments(arguments, "json")
+    return Kind(
+        type="Json",
+        shown="Any",
+        query="Json",
+        examples=({"key": "value"}, ["a", "b"]),
+        unique=None,
+        column="JSON_TEXT",
+        nullable_column="JSON_TEXT",
+        default=parse_json,
     )
 
 
@@ -207,10 +319,9 @@ def choice(name: str, arguments: list[str]) -> Kind:
     for word in arguments:
         if not re.fullmatch("[A-Za-z0-9_-]+", word):
             raise ScaffoldError(f"choice: {word!r} is no word of letters, digits, - and _")
-    length = max(20, *map(len, arguments))
 
-    def parse_choice(given: str) -> str:
-        return arguments[arguments.index(given)]
+    def parse_choice(given: str) -> Default:
+        return literal(arguments[arguments.index(given)])
 
     return Kind(
         type=camel(name),
@@ -219,8 +330,9 @@ def choice(name: str, arguments: list[str]) -> Kind:
         query=camel(name),
         examples=(arguments[0], arguments[1]),
         unique=None,
-        column=f"String({length})",
-        nullable_column=f"String({length})",
+        column="String",
+        nullable_column="String",
+        checked=True,
         filtered=True,
         default=parse_choice,
     )
@@ -256,8 +368,12 @@ KINDS: dict[str, tuple[Callable[[str, list[str]], Kind], str]] = {
     "flag": (flag, "flag"),
     "day": (day, "day"),
     "instant": (instant, "instant"),
+    "money": (money, "money"),
+    "decimal": (decimal, "decimal:10:3"),
     "email": (email, "email"),
     "url": (url, "url"),
+    "uuid": (uuid, "uuid"),
+    "json": (json, "json"),
     "choice": (choice, "choice:draft:sent"),
     "ref": (reference, "ref:users"),
 }
@@ -281,8 +397,8 @@ def check_column(name: str) -> None:
         raise ScaffoldError(f"{name} is a parameter of every list")
     if hasattr(SQLModel, name) or hasattr(Update, name):
         raise ScaffoldError(f"{name} is an attribute of every schema")
-    if name in PYTHON_TYPES:
-        raise ScaffoldError(f"{name} is a type that the schemas use")
+    if name in PYTHON_NAMES:
+        raise ScaffoldError(f"{name} is a name that the schemas use")
     if name in SYSTEM_COLUMNS:
         raise ScaffoldError(f"{name} is a column that databases have already")
 
@@ -312,7 +428,7 @@ def parse_field(word: str) -> Field:
     check_column(name)
     if unique and kind.unique is None:
         raise ScaffoldError(
-            f"{kind_name} cannot be unique: too few values, or too long for an index"
+            f"{kind_name} cannot be unique" + (HINT if kind_name in ("text", "url") else "")
         )
     default = parse_default(kind, kind_name, given) if equals else None
     if unique and default is not None:
@@ -320,7 +436,7 @@ def parse_field(word: str) -> Field:
     return Field(name, kind, nullable, unique, default)
 
 
-def parse_default(kind: Kind, kind_name: str, given: str) -> Any:
+def parse_default(kind: Kind, kind_name: str, given: str) -> Default:
     if kind.default is None:
         raise ScaffoldError(f"{kind_name} takes no default")
     try:
@@ -329,8 +445,8 @@ def parse_default(kind: Kind, kind_name: str, given: str) -> Any:
         raise ScaffoldError(f"{given!r} is no default for it") from None
 
 
-def parse_fields(text: str, tables: Collection[str], own: str) -> list[Field]:
-    """Parses FIELDS for the table `own`. Raises ScaffoldError if there is a mistake in them."""
+def parse_fields(text: str, tables: Mapping[str, Table], own: Mapping[str, Table]) -> list[Field]:
+    """Parses FIELDS, which may refer to any table; `own` is the new one. Raises ScaffoldError."""
     try:
         given = shlex.split(text)
     except ValueError as error:
@@ -343,7 +459,7 @@ def parse_fields(text: str, tables: Collection[str], own: str) -> list[Field]:
         try:
             field = parse_field(word)
             if field.kind.table is not None:
-                check_reference(field, tables, own)
+                field = replace(field, kind=refer(field, tables, own))
             if any(field.name == other.name for other in fields):
                 raise ScaffoldError(f"{field.name} is given twice")
             for name in field.filters:
@@ -358,10 +474,22 @@ def parse_fields(text: str, tables: Collection[str], own: str) -> list[Field]:
     return fields
 
 
-def check_reference(field: Field, tables: Collection[str], own: str) -> None:
-    if field.kind.table == own:
-        if field.required:
-            raise ScaffoldError("a reference to its own table must be optional: end it with ?")
-    elif field.kind.table not in tables:
+def refer(field: Field, tables: Mapping[str, Table], own: Mapping[str, Table]) -> Kind:
+    """The kind of a reference, which depends on the ids of the table that it refers to."""
+    name = str(field.kind.table)
+    if name in own and field.required:
+        raise ScaffoldError("a reference to its own table must be optional: end it with ?")
+    if name not in {**tables, **own}:
         known = ", ".join(sorted(tables)) or "none yet"
-        raise ScaffoldError(f"there is no table {field.kind.table}; the tables are {known}")
+        raise ScaffoldError(f"there is no table {name}; the tables are {known}")
+    if {**tables, **own}[name].has_uuids:
+        return replace(
+            field.kind,
+            type="Uuid",
+            shown="UUID",
+            query="Uuid",
+            examples=UUIDS,
+            column=None,
+            nullable_column=None,
+        )
+    return field.kind

@@ -20,8 +20,11 @@ TABLES = {"users", "posts", "todos", "items"}
 REMOVED = (
     "CHANGELOG.md",
     "LESSONS.md",
-    "MAKE_IT_YOURS.md",
+    "docs/burst.html",
+    "docs/elsewhere.md",
+    "docs/lost-update.html",
     "docs/performance.md",
+    "docs/tiny.py",
     "docs/trace-dark.png",
     "docs/trace-light.png",
     "lab",
@@ -51,13 +54,19 @@ EDITS: dict[str, list[tuple[str, str]]] = {
         ("A REST microservice in a nutshell.", "The TITLE service."),
     ],
     ".railway/railway.ts": [('(service|project)\\("nutshell"', r'\1("NAME"')],
+    ".pytest.ini": [("testpaths = tests nutshell", "testpaths = tests")],
     ".ci/run": [("timeout .* make lab\n", "")],
     ".github/workflows/ci.yml": [(" *- run: make lab\n", "")],
+    # What it says after the beginning is for whoever keeps the service.
+    "MAKE_IT_YOURS.md": [
+        ("From a clone (.|\n)*?(?=## Add resources)", ""),
+        ("<!---(.|\n)*?-->\n\n", ""),
+    ],
     ".github/CONTRIBUTING.md": [("- Describe changes .*CHANGELOG.*\n", "")],
     "docs/operating.md": [("--(name|service) nutshell", r"--\1 NAME")],
     "docs/development.md": [
         (": users, posts, todos, items \\|", " |"),
-        (r"`LESSONS.md`, `MAKE_IT_YOURS.md`, `docs/` \| pages, .* \|", "`docs/` | pages |"),
+        (r"`LESSONS.md`, (`MAKE_IT_YOURS.md`, `docs/`) \| pages, .* \|", r"\1 | pages |"),
         (r"\| `lab/` .*\n", ""),
     ],
     # Links to the laboratory keep their words.

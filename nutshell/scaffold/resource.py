@@ -4,6 +4,7 @@ import ast
 import builtins
 import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from urllib.parse import quote
 from sqlalchemy.dialects.postgresql.base import PGIdentifierPreparer
 from sqlalchemy.dialects.sqlite.base import SQLiteIdentifierPreparer
 
-from nutshell import fields as types
 from nutshell.scaffold.english import (
     article,
     camel,
@@ -22,11 +22,12 @@ from nutshell.scaffold.english import (
     snake,
     words,
 )
-from nutshell.scaffold.fields import Field, check_identifier, parse_fields
+from nutshell.scaffold.fields import NOT_KNOWN, Field, check_identifier, parse_fields
 from nutshell.scaffold.tree import (
     ScaffoldError,
     Table,
     Tree,
+    assigns,
     makers_of_rows,
     paths_of_routes,
     render,
@@ -37,18 +38,9 @@ from nutshell.scaffold.tree import (
 
 # What a variable of the routes must not be called: the routes use these themselves.
 ROUTE_NAMES = {"answer", "data", "filters", "if_match", "is_null", "query", "reply", "session"}
-# What a class must not be called: models.py imports these, now or with a later resource.
-IMPORTED = {
-    "Annotated",
-    "Field",
-    "Filter",
-    "Index",
-    "Literal",
-    "MaxLen",
-    "MinLen",
-    "SQLModel",
-    "String",
-}
+# What the two files import, now or with a later resource.
+IMPORTED_BY_MAIN = top_level_names(render("imports_main.mako"))
+IMPORTED_BY_MODELS = top_level_names(render("imports_models.mako"))
 SCHEMAS = ("", "Base", "Create", "Read", "Update", "Filter")
 OWN_PATHS = {"docs", "healthz", "readyz", "trace"}
 OWN_TABLES = {"alembic_version", "idempotency_keys"}
@@ -66,6 +58,7 @@ class Resource:
     parents: list[tuple[Field, str]]  # required references, and the functions that make such rows
     apart: bool  # whether the parents may need rows of the same table
     singulars: dict[str, str]  # what the tables call one row
+    has_uuids: bool  # whether its ids are UUIDs
 
     @property
     def cls(self) -> str:
@@ -86,8 +79,10 @@ class Resource:
     def base(self, field: Field) -> str:
         """The line of a field in the Base schema."""
         kind, options = field.kind, []
-        if field.nullable or field.default is not None:
-            options.append(f"default={field.default!r}")
+        if field.default is not None:
+            options.append(field.default.code)
+        elif field.nullable:
+            options.append("default=None")
         if kind.table:
             options.append(f'foreign_key="{kind.table}.id"')
             options += [f'ondelete="{kind.on_delete}"'] if kind.on_delete else []
@@ -97,11 +92,12 @@ class Resource:
         if field.default is None and not (kind.table and field.nullable):
             options.append(f'schema_extra={{"examples": [{kind.examples[0]!r}]}}')
         if len(options) == 1 and options[0].startswith("default="):
-            return f"{field.name}: {annotation(field)} = {field.default!r}"
+            return f"{field.name}: {annotation(field)} = {options[0].removeprefix('default=')}"
         return f"{field.name}: {annotation(field)} = Field({', '.join(options)})"
 
     def read(self, field: Field) -> str:
-        return f"{field.name}: {field.kind.shown}{' | None' if field.nullable else ''}"
+        null = " | None" if field.nullable and field.kind.shown != "Any" else ""
+        return f"{field.name}: {field.kind.shown}{null}"
 
     def update(self, field: Field) -> str:
         return f"{field.name}: {annotation(field)} = {'None' if field.nullable else 'LEFT_OUT'}"
@@ -112,9 +108,18 @@ class Resource:
         return lines + [f"{name}: {field.kind.query} = LEFT_OUT" for name in field.range_filters]
 
     @property
-    def indexes(self) -> list[str]:
+    def id_type(self) -> str:
+        """Of a row's path."""
+        return "UuidId" if self.has_uuids else "Id"
+
+    @property
+    def table_args(self) -> list[str]:
         names = [field.name for field in self.fields if field.sortable and not field.unique]
-        return [f'Index(None, "{name}", "id")' for name in names]
+        arguments = [f'Index(None, "{name}", "id")' for name in names]
+        for field in self.fields:
+            if field.kind.checked:
+                arguments.append(f'allow_only("{field.name}", {field.kind.type})')
+        return arguments if self.has_uuids else [*arguments, "NEVER_REUSE_IDS"]
 
     @property
     def sort(self) -> list[str]:
@@ -123,9 +128,9 @@ class Resource:
     @property
     def example(self) -> str:
         """The change that /docs proposes: what happens to such a row most often."""
-        kinds = ("bool", "str", "int", "date", "datetime")
+        last = ("date", "datetime", "UUID", "Any")
         own = [field for field in self.fields if not field.kind.table]
-        own.sort(key=lambda field: (not field.kind.filtered, kinds.index(field.kind.shown)))
+        own.sort(key=lambda field: (not field.kind.filtered, field.kind.shown in last))
         field = next(iter(own or self.fields))
         return f"{field.name}={other(field)!r}"
 
@@ -150,11 +155,12 @@ class Resource:
                     if field.unique
                     else f"`{field.name}` ignores case."
                 )
-            if field.kind.ranged:
-                kind = "day" if field.kind.shown == "date" else "instant"
-                without = f", and omit {self.many} without `{field.name}`" if field.nullable else ""
-                names = enumerated(field.range_filters)
-                sentences.append(f"{names} exclude that {kind} itself{without}.")
+        if ranged := [field for field in self.fields if field.kind.ranged]:
+            days = all(field.kind.shown == "date" for field in ranged)
+            names = [name for field in ranged for name in field.range_filters]
+            sentences.append(
+                f"{enumerated(names)} exclude that {'day' if days else 'time'} itself."
+            )
         if nullable := [field for field in self.fields if field.null_filter]:
             find = enumerated([f"{field.null_filter}=true" for field in nullable])
             found = f"`{nullable[0].name}`" if len(nullable) == 1 else "that value"
@@ -211,7 +217,7 @@ class Resource:
             if field.name in makers:
                 number = "number"
                 if self.apart:
-                    number = f"1000 * (number + 1) + {list(makers).index(field.name) + 1}"
+                    number = f"100 * (number + 1) + {list(makers).index(field.name) + 1}"
                 value = f'(await {makers[field.name][1]}(client, {number}))["id"]'
             elif field.unique:
                 value = str(field.kind.unique)
@@ -225,10 +231,13 @@ class Resource:
         """What a row made so shows beyond its references and what is unique."""
         shown = {}
         for field in self.fields:
-            if field.required and not field.unique and not field.kind.table:
-                shown[field.name] = field.kind.examples[0]
-            elif not field.required:
-                shown[field.name] = field.default
+            if field.required:
+                if not field.unique and not field.kind.table:
+                    shown[field.name] = field.kind.examples[0]
+            elif field.default is None:
+                shown[field.name] = None
+            elif field.default.value is not NOT_KNOWN:
+                shown[field.name] = field.default.value
         return shown
 
     @property
@@ -268,7 +277,7 @@ def annotation(field: Field) -> str:
 def other(field: Field) -> Any:
     """A value that a new row does not have."""
     first, second = field.kind.examples
-    return first if field.default == second else second
+    return first if field.default is not None and field.default.value == second else second
 
 
 def check_names(tree: Tree, name: str, plural: str, tables: dict[str, Table]) -> None:
@@ -286,12 +295,14 @@ def check_names(tree: Tree, name: str, plural: str, tables: dict[str, Table]) ->
         raise ScaffoldError(f"there is a path /{plural} already")
     main = top_level_names(tree.read("main.py"))
     models = top_level_names(tree.read("models.py"))
-    if name in ROUTE_NAMES | main:
+    if name in ROUTE_NAMES | main | IMPORTED_BY_MAIN:
         raise ScaffoldError(f"{name} is a name that main.py uses already")
     cls = camel(name)
     for suffix in SCHEMAS:
-        if cls + suffix in models | main | IMPORTED or hasattr(types, cls + suffix):
-            raise ScaffoldError(f"{cls}{suffix} is a name that models.py uses already")
+        if cls + suffix in main | IMPORTED_BY_MODELS | IMPORTED_BY_MAIN:
+            raise ScaffoldError(f"{cls}{suffix} is a name that models.py or main.py imports")
+        if cls + suffix in models:
+            raise ScaffoldError(f"models.py has a {cls}{suffix} already: rename that, or this")
     functions = {
         f"list_{plural}",
         *(f"{verb}_{name}" for verb in ("create", "read", "update", "delete")),
@@ -306,7 +317,7 @@ def check_names(tree: Tree, name: str, plural: str, tables: dict[str, Table]) ->
 
 def with_aliases(fields: list[Field], cls: str, models: str) -> tuple[list[Field], dict[str, str]]:
     """Finds or makes up the names of the types that models.py defines for these fields."""
-    taken = top_level_names(models) | IMPORTED | {cls + suffix for suffix in SCHEMAS}
+    taken = top_level_names(models) | IMPORTED_BY_MODELS | {cls + suffix for suffix in SCHEMAS}
     defined = {
         ast.unparse(node.targets[0]): ast.unparse(node.value)
         for node in ast.parse(models).body
@@ -321,11 +332,7 @@ def with_aliases(fields: list[Field], cls: str, models: str) -> tuple[list[Field
             for alias in (kind.type, f"{cls}{kind.type}"):
                 if defined.get(alias, "").replace("_", "") == source.replace("_", ""):
                     break
-                if (
-                    alias not in taken
-                    and not hasattr(types, alias)
-                    and alias not in builtins.__dict__
-                ):
+                if alias not in taken and not hasattr(builtins, alias):
                     new[alias] = kind.alias
                     break
             else:
@@ -334,7 +341,8 @@ def with_aliases(fields: list[Field], cls: str, models: str) -> tuple[list[Field
                 )
             taken.add(alias)
             defined[alias] = source
-            kind = replace(kind, type=alias, query=alias)
+            shown = alias if kind.shown == kind.type else kind.shown
+            kind = replace(kind, type=alias, query=alias, shown=shown)
         named.append(replace(field, kind=kind))
     return named, new
 
@@ -362,32 +370,38 @@ def check_constraints(plural: str, fields: list[Field]) -> None:
     for field in fields:
         names = [f"uq_{plural}_{field.name}"] if field.unique else []
         names += [f"fk_{plural}_{field.name}_{field.kind.table}"] if field.kind.table else []
+        names += [f"ck_{plural}_{field.name}"] if field.kind.checked else []
         if too_long := [name for name in names if len(name) > 63]:
             raise ScaffoldError(
                 f"{field.name}: its constraint {too_long[0]} has more than 63 letters"
             )
 
 
-def describe(tree: Tree, name: str, plural: str, text: str) -> Resource:
+def describe(tree: Tree, name: str, plural: str, text: str, has_uuids: bool) -> Resource:
     """Parses what was asked for. Raises ScaffoldError if there is anything wrong with it."""
     models = tree.read("models.py")
     tables = tables_of_models(models)
     check_names(tree, name, plural, tables)
-    fields, aliases = with_aliases(parse_fields(text, tables, plural), camel(name), models)
+    parsed = parse_fields(text, tables, own={plural: Table(camel(name), has_uuids)})
+    fields, aliases = with_aliases(parsed, camel(name), models)
     check_constraints(plural, fields)
     rows = makers_of_rows(tree.read("tests/rows.py"))
     parents = find_parents(fields, rows)
     needed = [one for field, _ in parents for one in ancestors(str(field.kind.table), tables)]
     apart = len(needed) > len(set(needed))
     singulars = {table: snake(found.cls) for table, found in tables.items()} | {plural: name}
-    return Resource(name, plural, fields, aliases, parents, apart, singulars)
+    return Resource(name, plural, fields, aliases, parents, apart, singulars, has_uuids)
 
 
-def insert_before(text: str, found: type[ast.stmt] | tuple[type[ast.stmt], ...], new: str) -> str:
+def is_import(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def insert_before(text: str, found: Callable[[ast.stmt], bool], new: str) -> str:
     """Inserts lines before the first statement of a kind, or at the end."""
     lines = text.splitlines(keepends=True)
     for node in ast.parse(text).body:
-        if isinstance(node, found):
+        if found(node):
             lines.insert(node.lineno - 1, new)
             return "".join(lines)
     return f"{text.rstrip()}\n\n\n{new}"
@@ -400,8 +414,8 @@ def add_aliases(text: str, aliases: dict[str, str]) -> str:
     new = "".join(f"{name} = {source}\n" for name, source in aliases.items())
     lines = text.splitlines(keepends=True)
     body = ast.parse(text).body
-    above = [node for node in body if isinstance(node, ast.Assign | ast.Import | ast.ImportFrom)]
-    last = above[-1]
+    above = [node for node in body if is_import(node) or isinstance(node, ast.Assign)]
+    last = above[-1]  # models.py has imports by now
     gap = "" if isinstance(last, ast.Assign) else "\n"
     lines.insert(last.end_lineno or 0, gap + new)
     return "".join(lines)
@@ -413,26 +427,30 @@ def add_entry(source: str, entry: str) -> str:
     return f"{{{inner}{',' if inner else ''}{entry},}}"
 
 
-def add_resource(root: Path, name: str, text: str, plural: str = "") -> str:
+def add_resource(root: Path, name: str, text: str, plural: str = "", ids: str = "") -> str:
     """Writes the resource and its migration. Returns what to tell the user."""
+    if ids not in ("", "uuid"):
+        raise ScaffoldError(f"ID={ids} is not known: leave it out, or give ID=uuid")
     tree = Tree(root)
     tree.require_clean()
-    resource = describe(tree, name, plural or pluralized(name), text)
-    imports = (ast.Import, ast.ImportFrom)
+    resource = describe(tree, name, plural or pluralized(name), text, has_uuids=ids == "uuid")
     with tree.undone_on_failure():
-        models = insert_before(tree.read("models.py"), imports, render("imports_models.mako"))
+        models = insert_before(tree.read("models.py"), is_import, render("imports_models.mako"))
         models = add_aliases(models, resource.aliases)
         tree.write("models.py", f"{models.rstrip()}\n\n\n{render('models.mako', r=resource)}")
         main = tree.read("main.py")
-        main = insert_before(main, imports, render("imports_main.mako", r=resource))
+        main = insert_before(main, is_import, render("imports_main.mako"))
+        schemas = ", ".join(resource.cls + suffix for suffix in SCHEMAS if suffix != "Base")
+        main = insert_before(main, is_import, f"from models import {schemas}\n")
         tree.write("main.py", f"{main.rstrip()}\n\n\n{render('main.mako', r=resource)}")
         rows = replace_value(
             tree.read("tests/rows.py"),
             "ROWS",
             lambda old: add_entry(old, f'"/{resource.plural}": make_{resource.name}'),
         )
-        rows = insert_before(rows, imports, "from nutshell.tests.fixtures import create\n")
-        rows = insert_before(rows, ast.AnnAssign, f"{render('rows.mako', r=resource)}\n\n")
+        rows = insert_before(rows, is_import, "from nutshell.tests.fixtures import create\n")
+        maker = f"{render('rows.mako', r=resource)}\n\n"
+        rows = insert_before(rows, lambda node: assigns(node, "ROWS"), maker)
         tree.write("tests/rows.py", rows)
         tree.write(f"tests/test_{resource.plural}.py", render("test.mako", r=resource))
         tree.format()
@@ -441,22 +459,32 @@ def add_resource(root: Path, name: str, text: str, plural: str = "") -> str:
     return render("report.mako", r=resource, migration=migration)
 
 
+# The service must still start with the new code, so its document is made too.
+AUTOGENERATE = """
+import sys
+import main
+from alembic import command
+from nutshell.migrate import MIGRATIONS
+
+message, revision = sys.argv[1:]
+command.upgrade(MIGRATIONS, "head")
+command.revision(MIGRATIONS, message, autogenerate=True, rev_id=revision or None)
+main.app.openapi()
+"""
+
+
 def write_migration(tree: Tree, plural: str) -> str:
     """Compares the models with a new database that has all earlier migrations."""
     versions = tree.root / "migrations/versions"
     before = {path.name for path in versions.glob("*.py")}
     numbers = [int(name[:4]) for name in before if re.match(r"\d{4}_", name)]
     # Numbered as the others are, unless Alembic has named some.
-    number = [f"--rev-id={max(numbers) + 1:04}"] if len(numbers) == len(before) > 0 else []
-    alembic = ("-m", "alembic", "-c", str(tree.root / "alembic.ini"))
-    create = ("revision", "--autogenerate", "-m", f"Create {plural}.", *number)
+    number = f"{max(numbers) + 1:04}" if len(numbers) == len(before) > 0 else ""
     with tempfile.TemporaryDirectory(prefix="nutshell-scaffold-") as folder:
-        database = Path(folder) / "empty.db"
         try:
-            tree.python(*alembic, "upgrade", "head", database=database)
-            tree.python(*alembic, *create, database=database)
-            # The service must still start.
-            tree.python("-c", "import main; main.app.openapi()", database=database)
+            database = Path(folder) / "empty.db"
+            arguments = ("-c", AUTOGENERATE, f"Create {plural}.", number)
+            tree.python(*arguments, database=database, failure="alembic wrote no migration")
         finally:
             written = {path.name for path in versions.glob("*.py")} - before
             tree.touched |= {f"migrations/versions/{name}": False for name in written}

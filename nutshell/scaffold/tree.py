@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from mako.template import Template  # type: ignore[import-untyped]
 
@@ -26,20 +26,14 @@ class Table:
     """A table class of models.py."""
 
     cls: str
+    has_uuids: bool = False  # whether its ids are UUIDs
     references: dict[str, bool] = field(default_factory=dict)  # table: whether the row requires it
-
-
-def parse(text: str) -> ast.Module:
-    try:
-        return ast.parse(text)
-    except SyntaxError as error:
-        raise ScaffoldError(f"a file cannot be parsed: {error}") from None
 
 
 def top_level_names(text: str) -> set[str]:
     """The names that a module imports, assigns or defines."""
     names: set[str] = set()
-    for node in parse(text).body:
+    for node in ast.parse(text).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             names |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -54,7 +48,7 @@ def paths_of_routes(text: str) -> set[str]:
     """The paths in a module's decorators, such as `@app.get("/users")`."""
     return {
         str(argument.value)
-        for node in parse(text).body
+        for node in ast.parse(text).body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         for call in node.decorator_list
         if isinstance(call, ast.Call)
@@ -65,7 +59,7 @@ def paths_of_routes(text: str) -> set[str]:
 
 def tables_of_models(text: str) -> dict[str, Table]:
     """The table classes by table name. Their fields may come from a base class in the same file."""
-    classes = {node.name: node for node in parse(text).body if isinstance(node, ast.ClassDef)}
+    classes = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
 
     def body(name: str) -> Iterator[ast.stmt]:
         for base in classes[name].bases:
@@ -82,6 +76,8 @@ def tables_of_models(text: str) -> dict[str, Table]:
                 table = tables[ast.literal_eval(statement.value)] = Table(name)
                 for one in body(name):
                     if isinstance(one, ast.AnnAssign) and isinstance(one.value, ast.Call):
+                        if ast.unparse(one.target) == "id":
+                            table.has_uuids = "uuid" in ast.unparse(one.annotation).lower()
                         add_reference(table, one, one.value)
     return tables
 
@@ -94,10 +90,14 @@ def add_reference(table: Table, column: ast.AnnAssign, options: ast.Call) -> Non
             table.references[other] = table.references.get(other, False) or required
 
 
+def assigns(node: ast.stmt, name: str) -> TypeGuard[ast.AnnAssign]:
+    return isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name
+
+
 def makers_of_rows(text: str) -> dict[str, str]:
     """The functions of tests/rows.py by path, as ROWS has them."""
-    for node in parse(text).body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict):
+    for node in ast.parse(text).body:
+        if assigns(node, "ROWS") and isinstance(node.value, ast.Dict):
             pairs = zip(node.value.keys, node.value.values, strict=True)
             return {ast.literal_eval(key): ast.unparse(value) for key, value in pairs if key}
     raise ScaffoldError("tests/rows.py has no dict ROWS")
@@ -105,8 +105,8 @@ def makers_of_rows(text: str) -> dict[str, str]:
 
 def replace_value(text: str, name: str, replace: Callable[[str], str]) -> str:
     """Replaces the source of the value that a module gives to `name`."""
-    for node in parse(text).body:
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name and node.value:
+    for node in ast.parse(text).body:
+        if assigns(node, name) and node.value:
             statement = ast.get_source_segment(text, node) or ""
             value = ast.get_source_segment(text, node.value) or ""
             new = statement.removesuffix(value) + replace(value)
@@ -118,13 +118,14 @@ def render(template: str, **names: Any) -> str:
     return str(Template(filename=str(TEMPLATES / template)).render(**names))
 
 
-def run(folder: Path, command: Sequence[str], environment: Mapping[str, str]) -> str:
+def run(folder: Path, command: Sequence[str], environment: Mapping[str, str], failure: str) -> str:
+    """Runs a command. Raises ScaffoldError with the last line of what it says."""
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
         lines = (done.stdout + done.stderr).strip().splitlines() or ["no reason given"]
-        raise ScaffoldError(f"{Path(command[0]).name} {' '.join(command[1:3])}: {lines[-1]}")
+        raise ScaffoldError(f"{failure}: {lines[-1]}")
     return done.stdout
 
 
@@ -138,9 +139,14 @@ class Tree:
 
     def read(self, path: str) -> str:
         try:
-            return (self.root / path).read_text()
+            text = (self.root / path).read_text()
+            if path.endswith(".py"):
+                ast.parse(text)
         except FileNotFoundError:
             raise ScaffoldError(f"there is no {path}") from None
+        except SyntaxError as error:
+            raise ScaffoldError(f"{path}, line {error.lineno}: {error.msg}") from None
+        return text
 
     def require_clean(self) -> None:
         try:
@@ -154,11 +160,11 @@ class Tree:
                 "there are uncommitted changes (git status): commit or stash them first"
             )
 
-    def run(self, *command: str) -> str:
-        """Runs a command in the tree. Raises ScaffoldError with the last line of what it says."""
-        return run(self.root, command, os.environ)
+    def run(self, *command: str, failure: str = "") -> str:
+        """Runs a command in the tree."""
+        return run(self.root, command, os.environ, failure or command[0])
 
-    def python(self, *arguments: str, database: Path) -> str:
+    def python(self, *arguments: str, database: Path, failure: str) -> str:
         """Runs Python on a SQLite database of its own, where the developer's settings do not apply."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
         environment = {
@@ -166,7 +172,7 @@ class Tree:
             "DATABASE_URL": f"sqlite:///{database}",
             "PYTHONPATH": str(self.root),
         }
-        return run(database.parent, (sys.executable, *arguments), environment)
+        return run(database.parent, (sys.executable, *arguments), environment, failure)
 
     def keep(self, path: str) -> None:
         """Remembers the file as it is, to restore it if a later step fails."""
@@ -198,8 +204,9 @@ class Tree:
         files = [path for path in self.touched if path.endswith(".py")]
         files = [path for path in files if (self.root / path).exists()]
         ruff = (sys.executable, "-m", "ruff")
-        self.run(*ruff, "check", "--quiet", "--fix", "--select", "I,F401", *files)
-        self.run(*ruff, "format", "--quiet", *files)
+        fix = ("check", "--quiet", "--fix", "--select", "I,F401")
+        self.run(*ruff, *fix, *files, failure="ruff check")
+        self.run(*ruff, "format", "--quiet", *files, failure="ruff format")
 
     @contextmanager
     def undone_on_failure(self) -> Iterator[None]:

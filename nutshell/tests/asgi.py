@@ -1,19 +1,13 @@
 """One request to an ASGI application, without a server or a client around it."""
 
 import asyncio
-from typing import Any
 
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp, Message, Scope
 
 
-async def call(app: ASGIApp, method: str, target: str, body: bytes = b"") -> tuple[int, bytes]:
-    """The status and the body of the answer."""
+def make_scope(method: str, target: str, headers: list[tuple[bytes, bytes]]) -> Scope:
     path, _, query = target.partition("?")
-    headers = [(b"host", b"127.0.0.1"), (b"accept", b"*/*"), (b"user-agent", b"none")]
-    if body:
-        headers.append((b"content-type", b"application/json"))
-        headers.append((b"content-length", b"%d" % len(body)))
-    scope: dict[str, Any] = {
+    return {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
@@ -23,11 +17,23 @@ async def call(app: ASGIApp, method: str, target: str, body: bytes = b"") -> tup
         "raw_path": path.encode(),
         "root_path": "",
         "query_string": query.encode(),
-        "headers": headers,
+        "headers": [
+            (b"host", b"127.0.0.1"),
+            (b"accept", b"*/*"),
+            (b"user-agent", b"none"),
+            *headers,
+        ],
         "server": ("127.0.0.1", 8000),
         "client": ("127.0.0.1", 50000),
         "state": {},
     }
+
+
+async def call(app: ASGIApp, method: str, target: str, body: bytes = b"") -> tuple[int, bytes]:
+    """The status and the body of the answer."""
+    length = b"%d" % len(body)
+    described = [(b"content-type", b"application/json"), (b"content-length", length)]
+    scope = make_scope(method, target, described if body else [])
     received: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
     sent: list[Message] = []
 

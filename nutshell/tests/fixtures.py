@@ -143,12 +143,25 @@ async def session(url: URL, pools: Pools) -> AsyncIterator[AsyncSession]:
 
 
 @pytest.fixture
+def access_headers() -> dict[str, str]:
+    """What the client sends with each call. A conftest.py may have others."""
+    return {}
+
+
+@pytest.fixture
 async def client(
-    wire: "Wire", app: FastAPI, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+    wire: "Wire",
+    app: FastAPI,
+    access_headers: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+    request: pytest.FixtureRequest,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Calls the app. A GET of several statements without a snapshot fails the test."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+    url = "http://127.0.0.1"
+    async with httpx.AsyncClient(
+        transport=transport, base_url=url, headers=access_headers
+    ) as client:
         yield client
     torn = [record.getMessage() for record in caplog.get_records("call") if record.msg == TORN]
     assert not torn or request.node.get_closest_marker("torn"), torn

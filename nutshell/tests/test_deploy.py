@@ -173,7 +173,8 @@ def test_web_with_workers_shares_one_database(
         wait_until(lambda: service.log.read_text().count("startup complete") >= workers)
         log = service.log.read_text()
         assert log.count("Started server process") == workers
-        assert log.count("Open to callers with a token") == 1
+        assert log.count(f"Database {migrated.get_backend_name()}:") == 1
+        assert log.count("Open to callers with a token") == workers
 
 
 SLOW_IMPORT = """

@@ -72,14 +72,10 @@ async def test_foreign_key_names_the_field(client: httpx.AsyncClient) -> None:
         assert response.json()["errors"][0]["type"] == "foreign_key"
 
 
-async def test_refused_reference_in_a_batch_names_its_index_where_the_database_tells(
-    client: httpx.AsyncClient, pools: Pools
-) -> None:
+async def test_refused_reference_in_a_batch_names_its_index(client: httpx.AsyncClient) -> None:
     data = [{"title": "a"}, {"title": "b"}, {"title": "c", "shelf_id": ABSENT}, {"title": "d"}]
     response = await client.post("/books/batch", json=data)
-    told = pools.writer.engine.dialect.name == "postgresql"
-    location = ("body", 2, "shelf_id") if told else ("body", "shelf_id")
-    assert_problem(response, 409, location)
+    assert_problem(response, 409, ("body", 2, "shelf_id"))
 
 
 @pytest.mark.parametrize("body", [None, [1, 2], {"title": "a"}])
@@ -94,7 +90,8 @@ async def test_refused_row_that_is_not_in_the_body_conflicts(
         await session.commit()
 
     response = await client.post("/top", json=body) if body else await client.post("/top")
-    assert_problem(response, 409, ("body", "label"))
+    assert_problem(response, 409)
+    assert "another row already has this value" in response.json()["detail"]
 
 
 async def test_row_that_others_refer_to_cannot_be_deleted(
@@ -171,7 +168,7 @@ async def test_internal_error_of_the_server_is_unavailable(
 
 
 async def test_citus_names_the_constraint_of_a_shard_in_the_message_alone() -> None:
-    from nutshell.errors import violation
+    from nutshell.constraints import find_violation
 
     class Diagnostics:
         constraint_name = None
@@ -185,7 +182,10 @@ async def test_citus_names_the_constraint_of_a_shard_in_the_message_alone() -> N
     class Wrapped:
         orig = Refused()
 
-    assert violation(Wrapped()) == ("unique", ["label"], "Top")  # type: ignore[arg-type]
+    found = find_violation(Wrapped())  # type: ignore[arg-type]
+    assert found is not None
+    ((column,),) = found.keys
+    assert (found.kind, column.name, found.values) == ("unique", "label", ["Top"])
 
 
 async def test_constraint_that_the_schemas_should_keep_is_a_defect(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import URL, make_url, text
+from sqlalchemy import URL, Connection, make_url, text
 
 from nutshell.tests.fixtures import Pools, assert_problem, use_pools
 from nutshell import health
@@ -31,24 +31,52 @@ async def test_readyz_is_ready(client: httpx.AsyncClient) -> None:
     assert response.json() == {"status": "ok", "schema": "current"}
 
 
-async def test_readyz_with_another_schema_is_unavailable(
+async def set_revision(pools: Pools, revision: str) -> None:
+    async with pools.writer.engine.begin() as connection:
+        update = text("UPDATE alembic_version SET version_num = :revision")
+        await connection.execute(update, {"revision": revision})
+
+
+async def test_readyz_tells_of_a_schema_that_is_ahead_and_of_its_return(
     client: httpx.AsyncClient, pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "FRESH", 0)
+    looks: list[Connection] = []
+
+    def find_missing(connection: Connection) -> list[str]:
+        looks.append(connection)
+        return []  # the service's own tables are not in this database
+
+    monkeypatch.setattr(health, "find_missing", find_missing)
+    try:
+        await set_revision(pools, "later")
+        for _ in range(3):
+            assert (await client.get("/readyz")).json() == {"status": "ok", "schema": "ahead"}
+        assert len(looks) == 1, "it compares the schema with the models once"
+    finally:
+        await set_revision(pools, str(HEAD))
+    assert (await client.get("/readyz")).json() == {"status": "ok", "schema": "current"}
+
+
+async def test_readyz_with_another_schema_is_unavailable(
+    client: httpx.AsyncClient,
+    pools: Pools,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(health, "FRESH", 0)
     monkeypatch.setattr(health, "KNOWN", {"earlier", str(HEAD)})
 
-    async def set_revision(revision: str) -> None:
-        async with pools.writer.engine.begin() as connection:
-            update = text("UPDATE alembic_version SET version_num = :revision")
-            await connection.execute(update, {"revision": revision})
-
-    await set_revision("earlier")
+    await set_revision(pools, "earlier")
     try:
-        assert_problem(await client.get("/readyz"), 503)
+        for _ in range(3):
+            assert_problem(await client.get("/readyz"), 503)
         assert (await client.get("/healthz")).status_code == 200
     finally:
-        await set_revision(str(HEAD))
+        await set_revision(pools, str(HEAD))
     assert (await client.get("/readyz")).status_code == 200
+    told = [record.getMessage() for record in caplog.records if record.name == health.__name__]
+    assert len(told) == 1, "each change is told once"
 
 
 @pytest.mark.parametrize(

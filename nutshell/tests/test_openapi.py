@@ -11,9 +11,9 @@ from sqlmodel import SQLModel
 
 from nutshell.tests import library
 from nutshell.tests.fixtures import create
-from nutshell import openapi
 from nutshell.app import create_app
 from nutshell.middleware import MAX_BODY
+from nutshell.openapi import guide
 from nutshell.routes import ResourceRoute
 from nutshell.settings import LIVE_VIEW, settings
 
@@ -43,13 +43,13 @@ async def test_overview_describes_what_all_operations_share(client: httpx.AsyncC
 async def test_overview_follows_the_description_of_the_app() -> None:
     app = create_app("Library", summary="For the tests.", description="It lends books.")
     text = app.openapi()["info"]["description"]
-    assert text.startswith("It lends books.\n\n### Calls")
+    assert text.startswith("It lends books.\n\n### Access")
 
 
 async def test_overview_without_the_live_view_does_not_mention_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nutshell.openapi.LIVE_VIEW", LIVE_VIEW.with_name("nothing.py"))
+    monkeypatch.setattr("nutshell.openapi.document.LIVE_VIEW", LIVE_VIEW.with_name("nothing.py"))
     assert "/trace" not in create_app("Library", summary="").openapi()["info"]["description"]
 
 
@@ -58,12 +58,12 @@ async def test_operations_say_how_to_page_to_retry_and_not_to_overwrite(
 ) -> None:
     """An agent may see nothing but the operations."""
     paths = (await read_document(client))["paths"]
-    assert openapi.PAGING in paths["/books"]["get"]["description"]
-    assert openapi.RETRYING in paths["/books"]["post"]["description"]
+    assert guide.PAGING in paths["/books"]["get"]["description"]
+    assert guide.RETRYING in paths["/books"]["post"]["description"]
     assert "Idempotency-Replayed" in paths["/books"]["post"]["responses"]["201"]["headers"]
     for method in ("patch", "delete"):
-        assert openapi.CONDITION in paths["/books/{book_id}"][method]["description"]
-    assert openapi.PAGING not in paths["/books/{book_id}"]["get"]["description"]
+        assert guide.CONDITION in paths["/books/{book_id}"][method]["description"]
+    assert guide.PAGING not in paths["/books/{book_id}"]["get"]["description"]
 
 
 async def test_every_parameter_has_a_description_and_an_example(client: httpx.AsyncClient) -> None:
@@ -94,7 +94,7 @@ def test_filters_are_described_by_their_names() -> None:
         ("paid_before", text, None),
         ("q", text, None),
     ):
-        assert openapi.describe_parameter(name, "query", schema, shown) == expected
+        assert guide.describe_parameter(name, "query", schema, shown) == expected
 
 
 @pytest.mark.parametrize(
@@ -179,4 +179,4 @@ async def test_examples_of_errors_are_what_the_service_answers(
         assert without_places(answer.json()) in found
     # test_idempotency.py, test_errors.py and test_faults.py provoke the rest.
     provoked = {answer.status_code for answer in answers}
-    assert {int(status) for status in openapi.PROBLEMS} - provoked == {500, 503}
+    assert {int(status) for status in guide.PROBLEMS} - provoked == {500, 503}

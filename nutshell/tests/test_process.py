@@ -18,6 +18,7 @@ from uvicorn.supervisors import ChangeReload
 from nutshell import __main__ as process
 from nutshell import app as service
 from nutshell import health, server
+from nutshell.access import check_access, describe_access
 from nutshell.log import Formatter, describe_service, request_id
 from nutshell.settings import settings
 
@@ -71,20 +72,22 @@ def test_first_line_tells_the_database_and_no_password(monkeypatch: pytest.Monke
     secret = "postgresql+psycopg://u:sesame@h:5433/d?sslmode=require&passfile=x&password=sesame"
     monkeypatch.setattr(settings, "database_url", make_url(secret))
     monkeypatch.setattr(settings, "database_read_url", make_url(secret))
-    monkeypatch.setattr(settings, "api_token", SecretStr("sesame"))
     line = describe_service()
     assert "postgresql://h:5433/d?sslmode=require, reads from postgresql://h:5433/d" in line
-    assert line.endswith("Open to callers with a token.")
     assert "sesame" not in line
     monkeypatch.setattr(settings, "database_url", make_url("sqlite:///a.db"))
-    monkeypatch.setattr(settings, "api_token", None)
-    monkeypatch.setattr(settings, "open_local", False)
-    line = describe_service()
-    assert line.endswith("Closed except for health and documentation: set API_TOKEN.")
-    monkeypatch.setattr(settings, "open_local", True)
     line = describe_service()
     assert "sqlite:///a.db (a PaaS discards this file: set DATABASE_URL)" in line
-    assert line.endswith("Open to local callers, without API_TOKEN.")
+
+
+def test_log_tells_who_may_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "open_local", False)
+    assert describe_access(check_access).startswith("Closed except for health and documentation")
+    monkeypatch.setattr(settings, "open_local", True)
+    assert describe_access(check_access) == "Open to local callers, without API_TOKEN."
+    monkeypatch.setattr(settings, "api_token", SecretStr("sesame"))
+    assert describe_access(check_access) == "Open to callers with a token."
+    assert "API_TOKEN" not in describe_access(lambda _: None)
 
 
 @pytest.fixture

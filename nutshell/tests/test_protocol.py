@@ -160,6 +160,13 @@ async def test_head_over_the_limit_is_refused(port: int, pieces: int, line: byte
     assert time.process_time() - began < 1
 
 
+@pytest.mark.parametrize("method", [b"POST", b"PATCH", b"DELETE"])
+async def test_body_with_a_wrong_chunk_is_refused_in_words(port: int, method: bytes) -> None:
+    head = method + b" /books/1 HTTP/1.1\r\n" + HOST + b"content-type: application/json\r\n"
+    head += b"transfer-encoding: chunked\r\n\r\n"
+    assert_problem(await exchange(port, head, b"no size\r\n"), 400)
+
+
 async def test_head_within_the_limit_is_served(port: int) -> None:
     lines = b"".join(b"x-%d: %s\r\n" % (n, b"y" * 2000) for n in range(20))
     head = b"GET /healthz HTTP/1.1\r\n" + HOST + lines + b"\r\n"

@@ -226,9 +226,7 @@ async def test_failure_after_a_commit_is_named(
     assert "POST /unfit failed after its commit: its changes are stored." in caplog.text
     assert len((await client.get("/shelves")).json()) == 1
     caplog.clear()
-    assert_problem(
-        await client.post("/unfit", headers={"idempotency-key": "1"}), 409, ("body", "label")
-    )
+    assert_problem(await client.post("/unfit", headers={"idempotency-key": "1"}), 409)
     assert "stored" not in caplog.text
 
 

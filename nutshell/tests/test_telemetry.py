@@ -8,12 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from sqlalchemy import URL
 
+from nutshell.app import trace_statements
 from nutshell.tests.service import (
     TOKEN,
     Service,
@@ -22,8 +24,6 @@ from nutshell.tests.service import (
     migrate,
     plain_environment,
 )
-
-pytestmark = pytest.mark.slow
 
 
 class Collector(ThreadingHTTPServer):
@@ -56,6 +56,7 @@ def collector() -> Iterator[Collector]:
         collector.shutdown()
 
 
+@pytest.mark.slow
 def test_trace_of_a_request_has_its_statements(empty_url: URL, collector: Collector) -> None:
     if empty_url.get_backend_name() != "sqlite":
         migrate(empty_url)
@@ -94,6 +95,7 @@ def test_trace_of_a_request_has_its_statements(empty_url: URL, collector: Collec
     assert "/v1/logs" not in collector.received
 
 
+@pytest.mark.slow
 def test_without_the_variables_nothing_is_loaded(tmp_path: Path) -> None:
     script = (
         "import asyncio, sys, main\n"
@@ -113,3 +115,18 @@ def test_without_the_variables_nothing_is_loaded(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.splitlines()[-1] == "[]"  # after the log
+
+
+@pytest.mark.parametrize(("variable", "traced"), [(None, 0), ("false", 0), ("true", 1)])
+def test_statements_are_traced_only_where_the_environment_asks(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, traced: int
+) -> None:
+    calls: list[dict[str, object]] = []
+    monkeypatch.setattr(
+        SQLAlchemyInstrumentor, "instrument", lambda _, **given: calls.append(given)
+    )
+    monkeypatch.delenv("FASTAPI_OTEL_AUTO_CONFIGURE", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", variable)
+    trace_statements()
+    assert len(calls) == traced

@@ -5,14 +5,15 @@ import json
 import logging
 import re
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Annotated, Any, cast
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI
-from sqlalchemy import event, text
+from fastapi import BackgroundTasks, Depends, FastAPI
+from sqlalchemy import URL, event, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 from sqlmodel import select
@@ -22,10 +23,13 @@ from nutshell.tests import library
 from nutshell.tests.fixtures import Pools, create
 from nutshell import database, engines
 from nutshell.app import create_app
-from nutshell.database import SessionDep, SnapshotDep
-from nutshell.live import observer, view
+from nutshell.database import SessionDep, SnapshotDep, background_session
+from nutshell.live import conflicts, feed, observer, view
+from nutshell.live.locks import watch_locks
+from nutshell.live.trace import Trace
 from nutshell.settings import settings
 from nutshell.tests.library import Book, Shelf
+from nutshell.tests.postgres import Postgres, blocked_writes
 
 
 @pytest.fixture
@@ -36,12 +40,15 @@ def app(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
     yield app
     event.remove(Session, "after_begin", observer.count_session)
     logging.getLogger("nutshell").removeHandler(observer.log_handler)
-    view.recent.clear()
+    conflicts.stop()
+    conflicts.changes.clear()
+    conflicts.commits.clear()
+    feed.recent.clear()
     view.called.clear()
 
 
 def newest() -> dict[str, Any]:
-    return view.recent[-1]
+    return feed.show(feed.recent[-1])
 
 
 def kinds() -> list[str]:
@@ -116,7 +123,7 @@ async def test_first_call_of_a_route_and_a_replay_are_named(client: httpx.AsyncC
         await client.post("/books", json={"title": "Card"}, headers={"idempotency-key": name})
         assert warnings() == ""
         assert kinds().count("commit") == 1
-    first, replay, second = [" ".join(shown["notes"]) for shown in view.recent]
+    first, replay, second = [" ".join(trace.notes) for trace in feed.recent]
     assert "first call of its route" in first
     assert "Replayed from its key" in replay
     assert second == ""
@@ -126,6 +133,7 @@ async def test_refused_statement_is_marked_as_failed(client: httpx.AsyncClient) 
     await create(client, "/shelves", label="Top")
     await client.post("/shelves", json={"label": "Top"})
     assert only("sql")["failed"]
+    assert re.search(r"(?i)unique constraint", only("sql")["error"])
     assert only("transaction")["end"] == only("rollback")["end"]
 
 
@@ -217,7 +225,7 @@ async def test_half_kept_is_put_into_words(client: httpx.AsyncClient, app: FastA
         await session.commit()
 
     assert (await client.post("/half")).status_code == 409
-    assert "a part of it is kept" in warnings()
+    assert "a part of its changes is kept" in warnings()
 
 
 async def test_sharing_a_session_is_put_into_words(
@@ -235,9 +243,15 @@ async def test_sharing_a_session_is_put_into_words(
         await shared.commit()
 
     await client.post("/begin")
+    first = newest()["number"]
     assert "left a transaction open" in warnings()
+    assert only("session")["kept"]  # its connection has not gone back
     await client.post("/commit")
-    assert "committed what it had not begun" in warnings()
+    assert f"committed what it had not begun, the transaction of #{first}" in warnings()
+    for kind in ("session", "transaction"):
+        assert only(kind)["by"] == [first]
+        assert only(kind)["start"] <= only("commit")["start"] <= only("commit")["end"]
+    assert not only("session")["kept"]
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
@@ -265,9 +279,8 @@ async def test_turn_that_does_not_come_in_time_is_no_session(
     assert (await client.get("/books")).status_code == 503
     for _ in range(pools.reader.size):
         pools.reader.free.release()
-    assert kinds() == ["session", "wait", "sent"]
+    assert kinds() == ["wait", "sent"]
     assert only("wait")["failed"]
-    assert only("wait")["end"] <= only("session")["end"]
     assert "every connection stayed busy" in newest()["log"][0]
 
 
@@ -283,17 +296,18 @@ async def test_waiting_for_a_connection_is_seen(
     body = {"title": "Card"} if method == "PATCH" else None
     call = asyncio.create_task(client.request(method, path, json=body))
     async with asyncio.timeout(10):
-        while not any(t.of("wait") for t in view.running.values()):  # noqa: ASYNC110 (no event)
+        while not any(t.of("wait") for t in feed.running.values()):  # noqa: ASYNC110 (no event)
             await asyncio.sleep(0)
     await asyncio.sleep(0.02)
-    (trace,) = view.running.values()
-    assert [span.kind for span in trace.spans] == ["session", "wait"]
-    assert trace.spans[1].end is None
+    (trace,) = feed.running.values()
+    assert [span.kind for span in trace.spans] == ["wait"]
+    assert trace.spans[0].end is None
     for _ in range(queue.size):
         queue.free.release()
     await call
-    assert not view.running
+    assert not feed.running
     assert only("wait")["end"] - only("wait")["start"] > 10
+    assert only("session")["start"] >= only("wait")["end"]
     # On SQLite more connections would not help: there is one writer.
     one_writer = pools.writer.engine.dialect.name == "sqlite" and pool == "writer"
     assert ("one writer at a time" if one_writer else "POOL_SIZE") in warnings()
@@ -312,15 +326,231 @@ async def test_session_without_a_slot_is_seen_while_it_waits(
             await stack.enter_async_context(pools.writer.engine.connect())
         call = asyncio.create_task(client.get("/beside-the-queue"))
         async with asyncio.timeout(10):
-            while not any(t.of("connect") for t in view.running.values()):  # noqa: ASYNC110 (no event)
+            while not any(t.of("connect") for t in feed.running.values()):  # noqa: ASYNC110 (no event)
                 await asyncio.sleep(0)
-        (trace,) = view.running.values()
+        (trace,) = feed.running.values()
         assert [span.kind for span in trace.spans] == ["session", "connect"]
         assert trace.spans[1].end is None
     assert (await call).status_code == 200
     assert kinds() == ["session", "connect", "sent"]
     assert only("session")["text"] == "writes"
     assert only("connect")["end"] <= only("session")["end"] <= only("sent")["start"]
+
+
+async def test_documentation_is_left_out(client: httpx.AsyncClient) -> None:
+    for path in ("/docs", "/docs/swagger-ui.css", "/openapi.json"):
+        await client.get(path)
+    assert not feed.recent
+    await client.get("/docsets")
+    assert newest()["path"] == "/docsets"
+
+
+async def test_work_after_the_answer_is_shown_with_its_session(
+    client: httpx.AsyncClient, app: FastAPI
+) -> None:
+    @app.post("/with-its-own")
+    async def work_with_its_own(session: SessionDep, tasks: BackgroundTasks) -> None:
+        async def work() -> None:
+            async with background_session() as own:
+                own.add(Shelf(label="Top"))
+                await own.commit()
+
+        session.add(Book(title="Notes"))
+        await session.commit()
+        tasks.add_task(work)
+
+    @app.post("/with-the-closed-one")
+    async def work_with_the_closed_one(session: SessionDep, tasks: BackgroundTasks) -> None:
+        async def work() -> None:
+            await session.get(Shelf, 1)
+
+        tasks.add_task(work)
+
+    await client.post("/with-its-own")
+    assert warnings() == ""
+    assert "after the response was out" in notes()
+    sessions = [span for span in newest()["spans"] if span["kind"] == "session"]
+    assert [span["text"] for span in sessions] == ["writes", "writes"]
+    assert sessions[0]["end"] <= only("sent")["start"] <= sessions[1]["start"]
+    await client.post("/with-the-closed-one")
+    assert "permanently closed" in newest()["log"][0]
+    assert "background_session" in warnings()
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+async def test_wait_for_a_row_names_the_row_and_who_holds_it(
+    client: httpx.AsyncClient, app: FastAPI, shelf: dict[str, Any]
+) -> None:
+    locked, go_on = asyncio.Event(), asyncio.Event()
+
+    @app.patch("/slowly/{shelf_id}")
+    async def change_slowly(shelf_id: int, session: SessionDep) -> None:
+        row = await session.get_one(Shelf, shelf_id, with_for_update=True)
+        locked.set()
+        await go_on.wait()
+        row.width = (row.width or 0) + 1
+        await session.commit()
+
+    watcher = asyncio.create_task(watch_locks())
+    calls = [asyncio.create_task(client.patch(f"/slowly/{shelf['id']}"))]
+    async with asyncio.timeout(20):
+        await locked.wait()
+        for number in (2, 3):
+            calls.append(asyncio.create_task(client.patch(f"/slowly/{shelf['id']}")))
+            while len([t for t in feed.running.values() if t.of("lock")]) < number - 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+    go_on.set()
+    await asyncio.gather(*calls)
+    watcher.cancel()
+    first, second, third = sorted(feed.recent, key=lambda trace: trace.number)[-3:]
+    assert not first.of("lock")
+    for trace, holder in ((second, first), (third, second)):
+        (lock,) = trace.of("lock")
+        assert lock.text == f"row {shelf['id']} of shelves"
+        assert holder.number in lock.by
+        (select, _) = trace.of("sql")
+        assert lock.end is not None
+        assert select.start <= lock.start <= lock.end <= (select.end or 0)
+        assert (
+            f"for the lock on row {shelf['id']} of shelves, held by #{holder.number}"
+            in " ".join(trace.notes)
+        )
+        # It waits until the holder's commit, also if another was let in before it.
+        (commit,) = holder.of("commit")
+        assert trace.began + lock.end > holder.began + commit.start
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+async def test_wait_for_somebody_elses_lock_is_named(
+    client: httpx.AsyncClient, app: FastAPI, postgres: Postgres, url: URL
+) -> None:
+    watcher = asyncio.create_task(watch_locks())
+    with blocked_writes(postgres, url.database or "", "shelves"):
+        call = asyncio.create_task(client.post("/shelves", json={"label": "Top"}))
+        async with asyncio.timeout(20):
+            while not any(t.of("lock") for t in feed.running.values()):  # noqa: ASYNC110 (no event)
+                await asyncio.sleep(0.005)
+    assert (await call).status_code == 201
+    watcher.cancel()
+    assert only("lock")["text"] == "the table shelves"
+    assert "held by somebody outside this process" in notes()
+
+
+async def overwrite(
+    client: httpx.AsyncClient, app: FastAPI, url: URL, shelf_id: int, column: str, *, again: bool
+) -> tuple[Trace, Trace]:
+    """Two requests read a row. One writes its place, and then the other writes this column."""
+    read, written = asyncio.Event(), asyncio.Event()
+
+    @app.post("/late")
+    async def write_late(session: SessionDep) -> None:
+        row = await session.get_one(Shelf, shelf_id)
+        await session.commit()  # on SQLite, nobody else could write in the meantime
+        read.set()
+        await written.wait()
+        if again:
+            await session.refresh(row)
+        setattr(row, column, "Attic")
+        await session.commit()
+
+    # SQLite has one writer with one slot, so the other write is not made through the service's pool.
+    @app.post("/early")
+    async def write_early() -> None:
+        async with AsyncSession(other.engine) as session:
+            row = await session.get_one(Shelf, shelf_id)
+            row.place = "Hall"
+            await session.commit()
+
+    _, other = engines.make_pools(url, 1)
+    observer.observe_pool("writes", other, feed.running, autocommits=False)
+    late = asyncio.create_task(client.post("/late"))
+    async with asyncio.timeout(20):
+        await read.wait()
+        assert (await client.post("/early")).status_code == 200
+        written.set()
+        assert (await late).status_code == 200
+    await other.engine.dispose()
+    early, late_trace = list(feed.recent)[-2:]
+    return early, late_trace
+
+
+async def test_lost_update_is_named_on_both_requests(
+    client: httpx.AsyncClient, app: FastAPI, url: URL, shelf: dict[str, Any]
+) -> None:
+    queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    feed.listeners.add(queue)
+    early, late = await overwrite(client, app, url, shelf["id"], "place", again=False)
+    feed.listeners.remove(queue)
+    row = f"row {shelf['id']} of shelves"
+    words = (
+        f"Lost update: #{late.number} wrote over place of {row} without having seen this change."
+    )
+    assert words in early.warnings
+    words = (
+        f"Lost update: it read {row}, then #{early.number} changed place, and then it wrote over"
+    )
+    assert words in " ".join(late.warnings)
+    # The page hears once more of the earlier one, which had ended.
+    heard = [queue.get_nowait() for _ in range(queue.qsize())]
+    assert [shown["number"] for shown in heard] == [early.number, early.number, late.number]
+    assert "Lost update" in heard[1]["warnings"][0]
+
+
+@pytest.mark.parametrize(("column", "again"), [("label", False), ("place", True)])
+async def test_other_column_or_a_new_read_is_no_lost_update(
+    client: httpx.AsyncClient,
+    app: FastAPI,
+    url: URL,
+    shelf: dict[str, Any],
+    column: str,
+    *,
+    again: bool,
+) -> None:
+    for trace in await overwrite(client, app, url, shelf["id"], column, again=again):
+        assert "Lost update" not in " ".join(trace.warnings)
+
+
+@pytest.mark.torn
+@pytest.mark.parametrize("path", ["/torn", "/whole"])
+async def test_torn_read_names_who_changed_what(
+    client: httpx.AsyncClient, app: FastAPI, shelf: dict[str, Any], path: str
+) -> None:
+    async def read_twice(session: AsyncSession) -> None:
+        await session.get_one(Shelf, shelf["id"])
+        # A task of its own, as every request has.
+        post = asyncio.create_task(client.post("/books", json={"title": "Notes"}))
+        assert (await post).status_code == 201
+        await session.exec(select(Book))
+
+    @app.get("/torn")
+    async def read_torn(session: SessionDep) -> None:
+        await read_twice(session)
+
+    @app.get("/whole")
+    async def read_whole(session: SnapshotDep) -> None:
+        await read_twice(session)
+
+    await client.get(path)
+    if path == "/torn":
+        assert only("torn")["by"] == [newest()["number"] + 1]
+        assert f"Torn read: #{newest()['number'] + 1} changed books between" in warnings()
+    else:
+        assert "torn" not in kinds()
+        assert only("transaction")["text"] == "snapshot"
+        assert warnings() == ""
+
+
+async def test_request_has_its_time_and_a_line_in_the_log(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = time.time()
+    with caplog.at_level(logging.INFO, "nutshell.middleware"):
+        await client.get("/healthz")
+        await client.get("/books/1")
+        await client.get("/books", headers={"prefer": "count=exact"})
+    assert before - 1 < newest()["at"] / 1000 < time.time() + 1
+    said = [re.search(r", (\d statements?) ", record.getMessage()) for record in caplog.records]
+    assert [found and found[1] for found in said] == ["0 statements", "1 statement", "2 statements"]
 
 
 @pytest.fixture
@@ -333,7 +563,9 @@ async def test_stream_tells_of_recent_and_new_requests_and_ends(
     client: httpx.AsyncClient, stream: AsyncIterator[Any], pools: Pools
 ) -> None:
     await client.get("/books")
-    assert (await anext(stream)).data == {"reads": pools.reader.size, "writes": pools.writer.size}
+    service = (await anext(stream)).data
+    assert service["pools"] == {"reads": pools.reader.size, "writes": pools.writer.size}
+    assert service["edited"].endswith(".py")
     assert (await anext(stream)).data["path"] == "/books"
     await client.get("/shelves")
     new = await anext(stream)
@@ -342,6 +574,18 @@ async def test_stream_tells_of_recent_and_new_requests_and_ends(
     view.stopping = True
     async with asyncio.timeout(10):
         assert [event async for event in stream] == []
+
+
+async def test_page_that_cannot_follow_misses_some(
+    client: httpx.AsyncClient, stream: AsyncIterator[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the process would keep all that happens for it."""
+    monkeypatch.setattr(view, "SHOWN", 2)
+    await anext(stream)
+    for _ in range(25):
+        await client.get("/healthz")
+    (waiting,) = feed.listeners
+    assert waiting.qsize() == 20
 
 
 async def test_stream_shows_a_slow_request_while_it_is_under_way(

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
@@ -93,7 +94,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the service with routes that make mistakes."""
     tree = copy_library(tmp_path_factory.mktemp("mistaken") / "tree")
     with (tree / "main.py").open("a") as module:
-        module.write(MISTAKES)
+        module.write(MISTAKES + WAITS)
     return tree
 
 
@@ -212,23 +213,36 @@ def test_rows_open_into_the_steps_of_the_session(page: Page, service: Service) -
 
 @pytest.mark.slow
 @needs_browser
-def test_all_bars_share_one_axis_and_lie_in_each_other(page: Page, service: Service) -> None:
+def test_bars_lie_in_each_other_and_fit_their_frame(page: Page, service: Service) -> None:
     with service.client() as client:
         client.get("/slow")
         client.post("/shelves", json={"label": "Top"})
         row(page, "/slow")
         bar = {path: row(page, path).locator(".bar.request") for path in ("/slow", "/shelves")}
-        width = {path: box(bar[path])[1] - box(bar[path])[0] for path in bar}
+        track = row(page, "/shelves").locator(".track")
+        # A quick request fills its frame as a slow one does.
+        for each in bar.values():
+            share = (box(each)[1] - box(each)[0]) / (box(track)[1] - box(track)[0])
+            assert 0.9 < share <= 1
+        frame = page.locator(".frame", has=page.locator("[data-path='/slow']"))
+        assert re.match(
+            r"0 m?s 0?\.?\d+ m?s", " ".join(frame.locator(".ticks span").all_inner_texts())
+        )
+        # A statement too short for its name has it beside it.
+        beside = row(page, "/slow").locator(".gap .label:visible")
+        assert beside.all_inner_texts() == ["SELECT shelves"]
+
+        page.get_by_label("Scale").select_option("one for all")
+        page.wait_for_function("new Set(groups.map(group => group.width)).size == 1")
         took = {
             path: page.evaluate(f"[...requests.values()].find(r => r.path === '{path}').total")
             for path in bar
         }
+        width = {path: box(bar[path])[1] - box(bar[path])[0] for path in bar}
         assert width["/slow"] / width["/shelves"] == pytest.approx(
             took["/slow"] / took["/shelves"], rel=0.25
         )
-        ticks = page.locator("#axis .ticks span").all_inner_texts()
-        assert ticks[:2] == ["0 ms", "200 ms"]
-        page.get_by_label("Width").select_option("20 ms")
+        page.get_by_label("Scale").select_option("20 ms")
         # The slow one reaches beyond the axis.
         page.locator("[data-path='/slow'] .track.over").wait_for()
         outer = row(page, "/shelves").locator(".bar.request")
@@ -249,11 +263,11 @@ def test_burst_is_seen_to_queue_before_the_pool(page: Page, service: Service) ->
     burst.start()
     pool = page.locator("[data-pool=reads]")
     # While it happens: four hold a connection each, eight queue.
-    page.locator("#moment-words", has_text="now").wait_for()
+    page.get_by_text("Pools now", exact=True).wait_for()
     pool.locator(".queue", has_text="8 waiting").wait_for()
-    pool.locator("h2", has_text="4 connections, 4 out").wait_for()
+    pool.locator("h2", has_text="4 of 4 slots").wait_for()
     shown = "selector => [...document.querySelectorAll(selector)].map(each => each.textContent)"
-    queue = page.evaluate(shown, "[data-pool=reads] .queue li")
+    queue = page.evaluate(shown, "[data-pool=reads] .queue li:not(.soft)")
     assert queue == sorted(queue, key=lambda name: int(name[1:]))
     burst.join()
     # Afterwards: they overlap, in one group, and the pools are shown at the fullest moment.
@@ -266,13 +280,17 @@ def test_burst_is_seen_to_queue_before_the_pool(page: Page, service: Service) ->
     assert ends[3] + 30 < ends[4]  # pixels: three waves of four
     assert ends[7] + 30 < ends[8]
     # By keyboard, to the end: the last ones hold their connections, and nobody waits.
-    page.get_by_label("The pools as").focus()
+    assert page.locator("#top.past").count() == 1
+    page.get_by_label("Pools then").focus()
     page.keyboard.press("End")
     for _ in range(3):
         page.keyboard.press("ArrowLeft")
     pool.locator(".queue", has_text="nobody waits").wait_for()
     page.locator("#groups .bar.wait").nth(5).hover()
     pool.locator(".queue", has_text="waiting").wait_for()
+    page.get_by_role("button", name="Now", exact=True).click()
+    page.get_by_text("Pools now", exact=True).wait_for()
+    pool.locator("h2", has_text="0 of 4 slots").wait_for()
     last = page.locator("#groups [data-path]").last
     assert "POOL_SIZE" in (last.locator(".sign").text_content() or "")
 
@@ -293,7 +311,19 @@ def test_a_quick_request_during_a_slow_one_stands_in_its_frame(
     row(page, "/shelves?limit=2")
     page.wait_for_function("[...requests.values()].filter(r => r.done).length == 3")
     assert page.locator("#groups > li").count() == 1
-    assert page.locator(".story").inner_text().startswith("3 requests within ")
+    assert page.locator(".story").inner_text().startswith("3 requests overlapped, for ")
+
+
+@pytest.mark.slow
+@needs_browser
+def test_requests_one_after_the_other_share_no_frame(page: Page, service: Service) -> None:
+    page.get_by_role("button", name="Clear").click()
+    with service.client() as client:
+        for number in range(10):
+            client.get(f"/shelves?limit={number + 1}")
+    row(page, "/shelves?limit=10")
+    assert page.locator("#groups > .frame").count() == 10
+    assert page.locator(".story:visible").count() == 0
 
 
 @pytest.mark.slow
@@ -340,6 +370,9 @@ def test_hold_still_filter_and_clear(page: Page, service: Service) -> None:
         client.get("/shelves?limit=2")
         row(page, "/shelves?limit=2")
         assert visible() == ["/shelves?limit=2", "/shelves"]
+        page.get_by_label("Path contains").fill("shel -limit")
+        page.locator('[data-path="/shelves?limit=2"]').wait_for(state="hidden")
+        assert visible() == ["/shelves"]
         page.get_by_label("Path contains").fill("")
         # By keyboard: all of the page can be used that way.
         page.get_by_role("button", name="Hold still").focus()
@@ -374,6 +407,213 @@ def test_a_recording_is_one_file_that_shows_the_same(
     assert steps(page, "/shelves") == shown
     assert "recorded" in page.get_by_role("status").inner_text()
     assert page.locator("[data-pool]").count() == 2
+
+
+WAITS = """
+@app.patch("/slowly/{shelf_id}")
+async def change_slowly(shelf_id: int, session: SessionDep, lock: bool = True) -> None:
+    shelf = await session.get_one(Shelf, shelf_id, with_for_update=lock)
+    await asyncio.sleep(1)
+    shelf.width = (shelf.width or 0) + 1
+    await session.commit()
+
+
+@app.patch("/by-two-sessions/{shelf_id}")
+async def change_by_two_sessions(shelf_id: int) -> None:
+    async with database.background_session(safe=True) as reading:
+        shelf = await reading.get_one(Shelf, shelf_id)
+    await asyncio.sleep(1)
+    async with database.background_session() as writing:
+        writing.add(shelf)
+        shelf.width = (shelf.width or 0) + 1
+        await writing.commit()
+
+
+@app.get("/torn")
+async def read_torn(session: SessionDep) -> None:
+    await session.get(Shelf, 1)
+    await asyncio.sleep(1)
+    await session.get(Book, 1)
+
+
+shared = database.make_session(database.writer.engine)
+
+
+@app.post("/shared")
+async def share_a_session(commit: bool = True) -> None:
+    shared.add(Book(title="Shared"))
+    await shared.flush()
+    await asyncio.sleep(0.5)
+    if commit:
+        await shared.commit()
+"""
+
+
+def call_in_turn(service: Service, *calls: tuple[str, str]) -> list[int]:
+    """Makes each call 0.3 seconds after the one before, whether that has been answered or not."""
+
+    async def call() -> list[int]:
+        async with httpx.AsyncClient(base_url=service.url, headers=BEARER, timeout=20) as client:
+
+            async def later(number: int, method: str, path: str) -> int:
+                await asyncio.sleep(0.3 * number)
+                body = {"title": "Notes"} if path == "/books" else None
+                return (await client.request(method, path, json=body)).status_code
+
+            return await asyncio.gather(*(later(n, *each) for n, each in enumerate(calls)))
+
+    with ThreadPoolExecutor(1) as thread:  # Playwright has an event loop in this one
+        return thread.submit(asyncio.run, call()).result()
+
+
+def number_of(page: Page, path: str) -> str:
+    return f"#{row(page, path).get_attribute('data-number')}"
+
+
+@pytest.mark.slow
+@needs_browser
+def test_wait_for_another_writer_looks_like_a_wait(page: Page, service: Service) -> None:
+    with service.client() as client:
+        client.post("/shelves", json={"label": "Top"})
+    page.get_by_role("button", name="Clear").click()
+    assert (
+        call_in_turn(service, ("PATCH", "/slowly/1?first"), ("PATCH", "/slowly/1?second"))
+        == [200] * 2
+    )
+    holder = number_of(page, "/slowly/1?first")
+    waiting = row(page, "/slowly/1?second")
+    page.wait_for_function("[...requests.values()].filter(r => r.done).length == 2")
+    # On PostgreSQL for the row, on SQLite in the queue of writers: hatched, until the other's commit.
+    kind = "lock" if database_of(page) == "postgresql" else "wait"
+    bar = waiting.locator(f".bar.{kind}")
+    assert f"waits for {holder}" in (bar.get_attribute("title") or "")
+    assert "repeating-linear-gradient" in bar.evaluate("bar => getComputedStyle(bar).background")
+    commit = row(page, "/slowly/1?first").locator(".bar.commit")
+    assert box(bar)[1] == pytest.approx(box(commit)[1], abs=25)
+    assert box(bar)[1] - box(bar)[0] > 100
+    story = page.locator(".story").inner_text()
+    if kind == "lock":
+        assert f"for row 1 of shelves, locked by {holder}" in story
+        assert any(kind == "waits for a lock" for kind, _ in steps(page, "/slowly/1?second"))
+    else:
+        assert "1 waited for the only slot for writes" in story
+
+
+def database_of(page: Page) -> str:
+    return str(page.evaluate("[...services.values()].at(-1).database"))
+
+
+@pytest.mark.slow
+@needs_browser
+def test_lost_update_is_seen_without_opening_anything(page: Page, service: Service) -> None:
+    with service.client() as client:
+        client.post("/shelves", json={"label": "Top"})
+    calls = ("PATCH", "/by-two-sessions/1?first"), ("PATCH", "/by-two-sessions/1?second")
+    assert call_in_turn(service, *calls) == [200] * 2
+    first, second = (number_of(page, path) for _, path in calls)
+    lost = f"Lost update: {second} wrote over width of row 1 of shelves"
+    row(page, calls[0][1]).locator(".found", has_text=lost).wait_for()
+    late = f"Lost update: it read row 1 of shelves, then {first} changed width"
+    row(page, calls[1][1]).locator(".found", has_text=late).wait_for()
+    with service.client() as client:
+        assert client.get("/shelves/1").json()["width"] == 1
+
+
+@pytest.mark.slow
+@needs_browser
+def test_torn_read_shows_the_moment_between_the_statements(page: Page, service: Service) -> None:
+    with service.client() as client:
+        client.post("/shelves", json={"label": "Top"})
+    call_in_turn(service, ("GET", "/torn"), ("POST", "/books"))
+    writer = number_of(page, "/books")
+    torn = row(page, "/torn")
+    assert torn.locator(".bar.torn .label").inner_text() == f"{writer} changes books"
+    first, second = torn.locator(".bar.sql").all()
+    assert box(first)[1] < box(torn.locator(".bar.torn"))[0] < box(second)[0]
+    commit = row(page, "/books").locator(".bar.commit")
+    assert box(commit)[1] == pytest.approx(box(torn.locator(".bar.torn"))[0], abs=3)
+    assert f"Torn read: {writer} changed books between" in torn.locator(".found").inner_text()
+
+
+@pytest.mark.slow
+@needs_browser
+def test_full_queue_draws_no_session(page: Page, service: Service) -> None:
+    path = "/slow?seconds=4.6"
+    with ThreadPoolExecutor(1) as thread:  # Playwright has an event loop in this one
+        thread.submit(call_at_once, service, path, 5).result()
+    page.wait_for_function("[...requests.values()].filter(r => r.done).length >= 5")
+    refused = page.locator(f'[data-path="{path}"]', has=page.locator(".status.bad"))
+    assert refused.locator(".status").inner_text() == "503"
+    assert refused.locator(".bar.wait").count() == 1
+    assert refused.locator(".bar.session").count() == 0
+    refused.locator("summary").click()
+    assert "session ends" not in refused.locator(".steps").inner_text()
+    # One time, in one format.
+    assert re.search(r"It waited 4\.\d\d s for a slot", refused.locator(".detail").inner_text())
+
+
+@pytest.mark.slow
+@needs_browser
+def test_borrowed_session_and_transaction_have_bars(page: Page, service: Service) -> None:
+    first, second = "/shared?commit=false", "/shared?commit=true"
+    call_in_turn(service, ("POST", first), ("POST", second))
+    owner = number_of(page, first)
+    kept = row(page, first).locator(".bar.session.kept")
+    kept.wait_for()
+    assert "keeps its connection" in words_of_steps(page, first)
+    assert "goes back" not in words_of_steps(page, first)
+    for kind in ("session", "transaction"):
+        assert row(page, second).locator(f".bar.{kind}.borrowed").count() == 1
+    assert f"the transaction of {owner}" in words(page, second)
+    assert f"the session of {owner}, whose connection goes back" in words_of_steps(page, second)
+
+
+def words_of_steps(page: Page, path: str) -> str:
+    return " ".join(said for _, said in steps(page, path))
+
+
+@pytest.mark.slow
+@needs_browser
+def test_failed_statement_says_why(page: Page, service: Service) -> None:
+    with service.client() as client:
+        for _ in range(2):
+            client.post("/shelves", json={"label": "Top"})
+    refused = page.locator('[data-path="/shelves"]', has=page.locator(".status.bad"))
+    refused.locator("summary").click()
+    assert re.search(r"(?i)→ failed: .*unique constraint", refused.locator(".steps").inner_text())
+    assert "1 statement" in refused.locator(".count .hidden").inner_text()
+    assert "statements" not in refused.locator(".count").inner_text()
+
+
+@pytest.mark.slow
+@needs_browser
+def test_restart_and_reload_keep_what_was_before(tree: Path, empty_url: URL) -> None:
+    if empty_url.get_backend_name() != "sqlite":
+        migrate(empty_url)
+    variables: Variables = {"DATABASE_URL": empty_url, "API_TOKEN": TOKEN, "TRACE": 1}
+    with (
+        opened("401 |ERR_|Failed to load", password=TOKEN) as page,
+        Service(variables, tree=tree, reload=True) as service,
+        service.client() as client,
+    ):
+        page.goto(f"{service.url}/trace")
+        page.locator("#state", has_text="request").wait_for()
+        client.get("/shelves?limit=1")
+        row(page, "/shelves?limit=1")
+        edited = tree / "main.py"
+        edited.write_text(edited.read_text() + "\n# edited\n")
+        page.locator("[data-restart]").wait_for(timeout=60_000)
+        client.get("/shelves?limit=2")
+        row(page, "/shelves?limit=2")
+        for _ in range(2):  # as it is, and after the browser has loaded the page anew
+            shown = page.locator("#groups > li").all_inner_texts()
+            marked = next(n for n, each in enumerate(shown) if "restarted at" in each)
+            assert "after an edit of main.py" in shown[marked]
+            assert any("limit=2" in each for each in shown[:marked])
+            assert any("limit=1" in each for each in shown[marked:])
+            page.reload()
+            row(page, "/shelves?limit=1")
+            row(page, "/shelves?limit=2")
 
 
 @pytest.mark.slow
@@ -419,6 +659,10 @@ def test_page_fits_a_phone_in_dark_and_light(page: Page, service: Service) -> No
         client.post("/shelves", json={"label": "a" * 100, "place": "A" * 100})
     steps(page, "/shelves")
     page.set_viewport_size({"width": 360, "height": 700})
+    page.reload()
+    first = row(page, "/shelves").bounding_box()
+    assert first is not None
+    assert first["y"] < 400
     colours = set()
     for scheme in ("dark", "light"):
         page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
@@ -458,7 +702,7 @@ def test_events_can_be_followed_with_curl(service: Service) -> None:
     command = ["curl", "--silent", "--no-buffer", "--user", f":{TOKEN}", url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as curl:
         assert curl.stdout is not None
-        assert curl.stdout.readline() == "event: pools\n"
+        assert curl.stdout.readline() == "event: service\n"
         with service.client() as client:
             client.get("/shelves?limit=7")
         for line in curl.stdout:

@@ -1,8 +1,11 @@
-from datetime import date, datetime
-from typing import Annotated, Literal
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+from uuid import UUID
 from annotated_types import MaxLen, MinLen
 from sqlalchemy import Index, String
 from sqlmodel import Field, SQLModel
+from nutshell.columns import JSON_TEXT, MONEY, Exact, ExactNumeric, Json, Money, allow_only
 from nutshell.fields import (
     BIGINT,
     LEFT_OUT,
@@ -18,9 +21,11 @@ from nutshell.fields import (
     Text,
     Update,
     Url,
+    Uuid,
     Whole,
     WholeQuery,
     example,
     now,
+    uuid7,
 )
-from nutshell.paging import Filter
+from nutshell.paging import Filter, UuidFilter

@@ -39,14 +39,14 @@ ${r.create_docstring}
 
 
 @app.get("${path}/{${row_id}}", response_model=${r.cls}Read)
-async def read_${r.name}(${row_id}: Id, session: SessionDep) -> ${r.cls}:
+async def read_${r.name}(${row_id}: ${r.id_type}, session: SessionDep) -> ${r.cls}:
     """Reads one ${r.one}."""
     return await session.get_one(${r.cls}, ${row_id})
 
 
 @app.patch("${path}/{${row_id}}", response_model=${r.cls}Read)
 async def update_${r.name}(
-    ${row_id}: Id, data: ${r.cls}Update, session: SessionDep, if_match: IfMatchDep
+    ${row_id}: ${r.id_type}, data: ${r.cls}Update, session: SessionDep, if_match: IfMatchDep
 ) -> ${r.cls}:
 ${r.update_docstring}
     ${r.name} = await session.get_one(${r.cls}, ${row_id}, with_for_update=True)
@@ -57,7 +57,7 @@ ${r.update_docstring}
 
 
 @app.delete("${path}/{${row_id}}", status_code=204)
-async def delete_${r.name}(${row_id}: Id, session: SessionDep, if_match: IfMatchDep) -> None:
+async def delete_${r.name}(${row_id}: ${r.id_type}, session: SessionDep, if_match: IfMatchDep) -> None:
 ${r.delete_docstring}
     ${r.name} = await session.get_one(${r.cls}, ${row_id}, with_for_update=True)
     if_match.check(${r.cls}Read, ${r.name})

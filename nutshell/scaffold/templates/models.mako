@@ -6,9 +6,15 @@ class ${r.cls}Base(SQLModel):
 
 class ${r.cls}(${r.cls}Base, table=True):
     __tablename__ = "${r.plural}"
-    __table_args__ = (${", ".join(r.indexes + ["NEVER_REUSE_IDS"])}${"" if r.indexes else ","})
+% if r.table_args:
+    __table_args__ = (${", ".join(r.table_args)},)
+% endif
 
+% if r.has_uuids:
+    id: UUID = Field(default_factory=uuid7, primary_key=True)
+% else:
     id: int | None = Field(default=None, primary_key=True, sa_type=BIGINT)
+% endif
     created_at: datetime = Field(default_factory=now)
 
 
@@ -17,7 +23,7 @@ class ${r.cls}Create(${r.cls}Base):
 
 
 class ${r.cls}Read(SQLModel):
-    id: int
+    id: ${"UUID" if r.has_uuids else "int"}
 % for field in r.fields:
     ${r.read(field)}
 % endfor
@@ -32,7 +38,7 @@ class ${r.cls}Update(Update[${r.cls}Read]):
 % endfor
 
 
-class ${r.cls}Filter(Filter):
+class ${r.cls}Filter(${"UuidFilter" if r.has_uuids else "Filter"}):
 % if len(r.sort) > 1:
     sort: Literal[${", ".join(map(repr, r.sort))}] = "id"
 %   for field in r.fields:

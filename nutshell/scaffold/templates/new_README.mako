@@ -20,12 +20,15 @@ make resource NAME=bookmark FIELDS='title:text:200 read:flag=false'
 ```
 
 It writes the section in `models.py`, the routes in `main.py`, a migration and the first tests, for you to read and edit.
+[MAKE_IT_YOURS.md](MAKE_IT_YOURS.md) has the types of fields, how to change what was written, and how to take in a later
+version of `nutshell/`.
 
 ${"##"} Test it
 ```sh
-make test     # on SQLite and PostgreSQL
-make check    # format, lint and types
-make slow     # deployment, faults, random requests
+make test          # the tests of this service, on SQLite and PostgreSQL
+make check         # format, lint and types
+make test ALL=1    # also those of nutshell/, as in CI: run it after a change or an update of that
+make slow          # deployment, faults, random requests
 ```
 
 ${"##"} Deploy it
@@ -36,6 +39,7 @@ ${"##"} Read on
 | to | read |
 |---|---|
 | call it | [docs/api.md](docs/api.md) |
+| add resources and change them | [MAKE_IT_YOURS.md](MAKE_IT_YOURS.md), [docs/recipes.md](docs/recipes.md) |
 | work on the code | [docs/development.md](docs/development.md), [CONTRIBUTING.md](.github/CONTRIBUTING.md) |
 | operate, configure and monitor it | [docs/operating.md](docs/operating.md) |
 | run several processes or machines | [docs/scaling.md](docs/scaling.md) |

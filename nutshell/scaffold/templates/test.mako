@@ -2,33 +2,43 @@
 path = f"/{r.plural}"
 references = [field for field in r.fields if field.kind.table]
 uniques = [field for field in r.fields if field.unique and not field.kind.table]
-comparable = [field for field in r.required + r.fields if field.kind.shown in ("int", "str", "bool")]
+# Those whose value in Python is that of JSON, or is it as a str.
+comparable = [field for field in r.fields if field.required or field.name in r.plain and r.plain[field.name] is not None]
+comparable = [field for field in comparable if field.kind.shown in ("int", "str", "bool", "UUID")]
 required = "".join(f', ("body", "{field.name}")' for field in r.required)
 %>\
 """The ${r.many}, over HTTP."""
 
+% if r.has_uuids:
+from uuid import UUID
+
+% endif
 import httpx
 from sqlmodel.ext.asyncio.session import AsyncSession
 from nutshell.tests.fixtures import assert_problem
 from models import ${r.cls}
-from tests.rows import make_${r.name}
+from tests.rows import ${"Row, " if r.plain else ""}make_${r.name}
 
 % if references:
-ABSENT = 2**53 - 1
+ABSENT = ${'"01990000-0000-7000-8000-ffffffffffff"' if references[0].kind.shown == "UUID" else "2**53 - 1"}
 
 
 % endif
 async def test_create_${r.name}_stores_it(client: httpx.AsyncClient, session: AsyncSession) -> None:
     row = await make_${r.name}(client, 1)
 % if r.plain:
-    expected = ${r.plain}
+    expected: Row = ${r.plain}
     assert row.items() >= expected.items()
 % endif
     assert (await client.get(f"${path}/{row['id']}")).json() == row
-    stored = await session.get(${r.cls}, row["id"])
+    stored = await session.get(${r.cls}, ${'UUID(row["id"])' if r.has_uuids else 'row["id"]'})
     assert stored is not None
 % for field in comparable[:1]:
+%   if field.kind.shown == "UUID":
+    assert str(stored.${field.name}) == row["${field.name}"]
+%   else:
     assert stored.${field.name} == row["${field.name}"]
+%   endif
 % endfor
 
 

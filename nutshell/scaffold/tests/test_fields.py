@@ -6,13 +6,18 @@ import pytest
 
 from nutshell.scaffold.english import article, pluralized
 from nutshell.scaffold.fields import Field, parse_fields
-from nutshell.scaffold.tree import ScaffoldError
+from nutshell.scaffold.tree import ScaffoldError, Table
 
-TABLES = {"users", "order_lines"}
+TABLES = {
+    "users": Table("User"),
+    "order_lines": Table("OrderLine"),
+    "parcels": Table("Parcel", has_uuids=True),
+}
+OWN = {"gizmos": Table("Gizmo")}
 
 
 def parse_one(text: str) -> Field:
-    (field,) = parse_fields(text, TABLES, own="gizmos")
+    (field,) = parse_fields(text, TABLES, OWN)
     return field
 
 
@@ -69,6 +74,13 @@ def parse_one(text: str) -> Field:
             ["owner_id", "owner_id_is_null"],
         ),
         ("line:ref:order_lines:unique", "line_id", "Reference", False, True, None, ["line_id"]),
+        ("parcel:ref:parcels", "parcel_id", "Uuid", False, False, None, ["parcel_id"]),
+        ("price:money=5", "price", "Money", False, False, "5.00", []),
+        ("price:money?", "price", "Money", True, False, None, []),
+        ("weight:decimal:10:3=0.5", "weight", "Weight", False, False, "0.500", []),
+        ("key:uuid:unique", "key", "Uuid", False, True, None, ["key"]),
+        ("data:json={}", "data", "Json", False, False, {}, []),
+        ("held_on:day=2030-01-31", "held_on", "Day", False, False, "2030-01-31", None),
         (
             "parent:ref:gizmos?",
             "parent_id",
@@ -93,7 +105,7 @@ def test_parse_field_understands_each_type(
     assert (field.name, field.kind.type) == (name, type_)
     assert (field.nullable, field.unique) == (nullable, unique)
     if "https" not in text:
-        assert field.default == default
+        assert (field.default and field.default.value) == default
     if filters is not None:
         assert field.filters == filters
 
@@ -146,7 +158,7 @@ def test_reference_restricts_when_required_and_is_set_to_null_when_not(
         ("metadata:text:5", "metadata is an attribute of every schema"),
         ("changes:text:5", "changes is an attribute of every schema"),
         ("model_dump:text:5", "model_dump is an attribute of every schema"),
-        ("date:day", "date is a type that the schemas use"),
+        ("date:day", "date is a name that the schemas use"),
         ("ctid:whole", "ctid is a column that databases have already"),
         ("size:choice:s:m", "size cannot be a filter"),
         ("a:flag a:whole", "a is given twice"),
@@ -158,7 +170,23 @@ def test_reference_restricts_when_required_and_is_set_to_null_when_not(
         (f"count:whole={2**53}", "is no default"),
         ("read:flag=yes", "'yes' is no default"),
         ("read:flag:unique", "flag cannot be unique"),
-        ("held_on:day=2030-01-31", "day takes no default"),
+        ("held_on:day=tomorrow", "'tomorrow' is no default"),
+        ("held_on:day=0", "'0' is no default"),
+        ("due_at:instant=today", "'today' is no default"),
+        ("price:money=1e5", "'1e5' is no default"),
+        ("price:money=1.999", "'1.999' is no default"),
+        ("price:money:2", "money takes no argument"),
+        ("price:money:unique", "money cannot be unique"),
+        ("weight:decimal", "decimal needs its digits"),
+        ("weight:decimal:10", "decimal needs its digits"),
+        ("weight:decimal:3:3", "decimal needs its digits"),
+        ("weight:decimal:19:3", "decimal needs its digits"),
+        ("weight:decimal:ten:3", "decimal needs its digits"),
+        ("key:uuid=1", "'1' is no default"),
+        ("data:json=1", "'1' is no default"),
+        ("data:json:unique", "json cannot be unique"),
+        ("site:url:unique", "url cannot be unique: an index holds text:200:unique at most"),
+        ("now:instant", "now is a name that the schemas use"),
         ("site:url=nowhere", "'nowhere' is no default"),
         ("email:email=ada", "'ada' is no default"),
         ("status:choice", "choice needs two different words"),
@@ -169,7 +197,10 @@ def test_reference_restricts_when_required_and_is_set_to_null_when_not(
         ("status:choice:draft:sent=lost", "'lost' is no default"),
         ("owner:ref", "ref needs a table"),
         ("owner:ref:users:delete", "ref needs a table"),
-        ("owner:ref:nowheres", "there is no table nowheres; the tables are order_lines, users"),
+        (
+            "owner:ref:nowheres",
+            "there is no table nowheres; the tables are order_lines, parcels, users",
+        ),
         ("owner:ref:users=1", "ref takes no default"),
         ("owner:ref:users:null", "must be optional"),
         ("parent:ref:gizmos", "a reference to its own table must be optional"),
@@ -177,7 +208,7 @@ def test_reference_restricts_when_required_and_is_set_to_null_when_not(
 )
 def test_parse_field_refuses_what_would_not_work(text: str, reason: str) -> None:
     with pytest.raises(ScaffoldError) as raised:
-        parse_fields(text, TABLES, own="gizmos")
+        parse_fields(text, TABLES, OWN)
     assert reason in str(raised.value)
     assert "\n" not in str(raised.value)
 

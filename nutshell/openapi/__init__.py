@@ -1,0 +1,1 @@
+"""The OpenAPI document. What is here only documents: the service would run without it."""
