@@ -233,8 +233,7 @@ def test_axios_sends_arrays(examples: Path, service: Service) -> None:
 
 @needs_npm
 def test_validating_proxy_finds_no_violation(examples: Path, service: Service) -> None:
-    run(examples, "npm", "run", "types")
-    run(examples, "npm", "run", "check")
+    run(examples, "npx", "esbuild", "client.ts", "--format=esm", "--outfile=valid.js")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     prism = ("node", "node_modules/.bin/prism", "proxy", "openapi.json", service.url, "--errors")
@@ -245,7 +244,7 @@ def test_validating_proxy_finds_no_violation(examples: Path, service: Service) -
     try:
         wait_until(lambda: "Prism is listening" in (examples / "prism.log").read_text(), 60)
         assert httpx.get(f"{url}/items?limit=0", headers=BEARER).json()["type"] != "about:blank"
-        said = run(examples, "node", "built/client.js", url, TOKEN, "proxy")
+        said = run(examples, "node", "valid.js", url, TOKEN, "proxy")
         assert said == "every operation answered\n"
     finally:
         process.terminate()

@@ -200,6 +200,7 @@ def assert_problem(
     """The response is a problem document; for each location, an error is reported there."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["cache-control"] == "no-store"
     problem = response.json()
     assert problem["status"] == status
     assert {"type", "title", "detail"} <= problem.keys()
