@@ -1,9 +1,9 @@
 """Finds out which requests wait for a lock of PostgreSQL, which row it is, and who holds it.
 
 PostgreSQL is asked on a connection of the view's own, and only while a statement takes longer than 20 ms:
-up to 50 times a second, at 0.5 to 0.7 ms of CPU in the server and 0.3 ms here, so a twentieth of a core at
-most. Shorter waits are not seen. The server must be version 14 or newer, and not behind a pooler, which
-hides the ids of its processes.
+at first every 20 ms, then ten times a second. During a wait of three seconds this took 80 ms of CPU here, and
+0.7 ms in the server for each question. Shorter waits may not be seen. The server must be version 14 or newer,
+and not behind a pooler, which hides the ids of its processes.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from nutshell.live import feed
 from nutshell.live.observer import owners
 from nutshell.live.trace import Trace
 
-EVERY = 0.02  # seconds between two questions
+SOON, SELDOM = 0.02, 0.1  # seconds between two questions, at first and then
 PATIENCE = 20  # ms that a statement may take before anything is asked
 
 # A request that waits for a row holds, or waits for, a lock of the type "tuple". For others, such as an
@@ -39,9 +39,12 @@ async def watch_locks() -> None:
     """Runs until it is cancelled."""
     engine = make_engine(database.writer.engine.url, 1, autocommit=True)
     try:
+        pause = SOON
         while True:
-            await asyncio.sleep(EVERY)
-            if suspects := slow_requests():
+            await asyncio.sleep(pause)
+            suspects = slow_requests()
+            pause = min(2 * pause, SELDOM) if suspects else SOON
+            if suspects:
                 with suppress(SQLAlchemyError):  # the request itself reports what is wrong
                     async with engine.connect() as connection:
                         await find_waits(connection, suspects)

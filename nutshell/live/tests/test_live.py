@@ -421,6 +421,39 @@ async def test_wait_for_a_row_names_the_row_and_who_holds_it(
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+async def test_wait_for_a_value_that_is_not_committed_names_who_inserted_it(
+    client: httpx.AsyncClient, app: FastAPI
+) -> None:
+    inserted, go_on = asyncio.Event(), asyncio.Event()
+
+    @app.post("/slowly")
+    async def create_slowly(session: SessionDep) -> None:
+        session.add(Shelf(label="Top"))
+        await session.flush()
+        inserted.set()
+        await go_on.wait()
+        await session.commit()
+
+    watcher = asyncio.create_task(watch_locks())
+    first = asyncio.create_task(client.post("/slowly"))
+    async with asyncio.timeout(20):
+        await inserted.wait()
+        second = asyncio.create_task(client.post("/shelves", json={"label": "Top"}))
+        while not any(t.of("lock") for t in feed.running.values()):  # noqa: ASYNC110 (no event)
+            await asyncio.sleep(0.005)
+    go_on.set()
+    assert [(await call).status_code for call in (first, second)] == [200, 409]
+    watcher.cancel()
+    holder, waiting = sorted(feed.recent, key=lambda trace: trace.number)[-2:]
+    (lock,) = waiting.of("lock")
+    assert (lock.text, lock.by) == ("a row that is not committed yet", [holder.number])
+    (insert,) = waiting.of("sql")
+    assert insert.failed
+    assert lock.end is not None
+    assert lock.end <= (insert.end or 0)
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 async def test_wait_for_somebody_elses_lock_is_named(
     client: httpx.AsyncClient, app: FastAPI, postgres: Postgres, url: URL
 ) -> None:
