@@ -22,6 +22,8 @@ from nutshell.tests.browser import CHROMIUM, opened
 from nutshell.tests.postgres import free_port, wait_until
 from nutshell.tests.service import BEARER, ROOT, TOKEN, Service, Variables, checkout
 
+# Some install packages first, and a registry may be slow.
+pytestmark = pytest.mark.timeout(900)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed")
 needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 needs_java = pytest.mark.skipif(shutil.which("javac") is None, reason="no JDK is installed")
@@ -97,7 +99,7 @@ def run(folder: Path, *command: str, **variables: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=280,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}"
