@@ -136,6 +136,7 @@ def describe_problems(statuses: set[str]) -> dict[str, Any]:
     responses = {status: describe_problem(status) for status in sorted(statuses)}
     for status, name, text, value in (
         ("401", "WWW-Authenticate", "the scheme of the token", "Bearer"),
+        ("409", "Retry-After", "seconds to wait, if a request with this key is in progress", "1"),
         ("503", "Retry-After", "seconds to wait", "1"),
     ):
         if status in responses:

@@ -134,6 +134,14 @@ PROBLEMS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
                     "less_than_equal",
                 ),
             ),
+            "key": refusal(
+                "This Idempotency-Key was used for a different request.",
+                (
+                    ["header", "Idempotency-Key"],
+                    "This Idempotency-Key was used for a different request.",
+                    "key_reused",
+                ),
+            ),
         },
     ),
     "500": (

@@ -170,6 +170,9 @@ async def test_examples_of_errors_are_what_the_service_answers(
         await client.post("/books", json={}),
         await client.get("/books?limit=101"),
     ]
+    key = {"idempotency-key": "a"}
+    await client.post("/books", json={"title": "a"}, headers=key)
+    answers.append(await client.post("/books", json={"title": "b"}, headers=key))
     monkeypatch.setattr(settings, "api_token", SecretStr("sesame"))
     monkeypatch.setattr(settings, "api_read_token", SecretStr("peep"))
     answers.append(await client.get("/books"))
