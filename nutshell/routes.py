@@ -68,6 +68,8 @@ class ResourceRoute(APIRoute):
             if request.method == "GET":
                 # Caches ask each time, so the check runs each time. Some would guess a lifetime.
                 answer.headers.setdefault("Cache-Control", "no-cache")
+            if answer.status_code == 204:
+                del answer.headers["Content-Type"]  # there is no content
             if tagged and not isinstance(answer, STREAMS):
                 return tag_answer(request, answer)
             return answer

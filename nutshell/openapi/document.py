@@ -1,7 +1,6 @@
 """The OpenAPI document: descriptions and examples of routes, parameters, errors and headers."""
 
 import re
-from http import HTTPStatus
 from typing import Any, get_origin
 
 from fastapi import FastAPI
@@ -9,7 +8,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from nutshell.conditional import read_conditions
-from nutshell.errors import MEDIA_TYPE, Problem
+from nutshell.errors import MEDIA_TYPE, PHRASES, Problem
 from nutshell.openapi.examples import add_examples
 from nutshell.openapi.guide import (
     ACCESS,
@@ -146,7 +145,7 @@ def describe_problems(statuses: set[str]) -> dict[str, Any]:
 
 
 def describe_problem(status: str) -> dict[str, Any]:
-    title = HTTPStatus(int(status)).phrase
+    title = PHRASES[int(status)]
     text, found = PROBLEMS.get(status, (title, {}))
     content: dict[str, Any] = {"schema": {"$ref": "#/components/schemas/Problem"}}
     examples = {

@@ -86,7 +86,10 @@ PROBLEMS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     ),
     "401": (
         "No token, or a wrong one.",
-        {"token": refusal("Send the header Authorization: Bearer <token>.")},
+        {
+            "missing": refusal("Send the header Authorization: Bearer <token>."),
+            "wrong": refusal("This token is not valid."),
+        },
     ),
     "403": (
         "The token may only read, or the service has none configured.",

@@ -176,6 +176,7 @@ async def test_examples_of_errors_are_what_the_service_answers(
     monkeypatch.setattr(settings, "api_token", SecretStr("sesame"))
     monkeypatch.setattr(settings, "api_read_token", SecretStr("peep"))
     answers.append(await client.get("/books"))
+    answers.append(await client.get("/books", headers={"authorization": "Bearer x"}))
     answers.append(await client.delete(url, headers={"authorization": "Bearer peep"}))
     for answer in answers:
         found = [without_places(example) for example in examples_of(app, answer.status_code)]
