@@ -188,7 +188,9 @@ def describe_parameters(operation: dict[str, Any], schemas: dict[str, Any]) -> N
         if name == "Idempotency-Key":  # one for each operation, because it goes with one request
             parameter["schema"] = schema | {"examples": [f"{operation['operationId']}-1"]}
         elif parameter["in"] != "header" and not {"example", "default"} & {*parameter, *schema}:
-            example = row[name] if name in row else make_example(schema, schemas, name=name)
+            example = row.get(name)
+            if example is None:
+                example = make_example(schema, schemas, name=name)
             schema.setdefault("examples", [example])
 
 

@@ -1,19 +1,21 @@
 """The document: its overview, and examples of answers, errors and parameters."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Query
 from pydantic import SecretStr, TypeAdapter
 from sqlmodel import SQLModel
 
 from nutshell.tests import library
 from nutshell.tests.fixtures import create
 from nutshell.app import create_app
+from nutshell.fields import LEFT_OUT, Id
 from nutshell.middleware import MAX_BODY
 from nutshell.openapi import guide
+from nutshell.paging import Filter
 from nutshell.routes import ResourceRoute
 from nutshell.settings import LIVE_VIEW, settings
 
@@ -119,6 +121,41 @@ async def test_example_of_an_answer_has_the_values_of_its_create(client: httpx.A
     assert row["shelf"]["label"] == "Top"
     title = next(p for p in path["get"]["parameters"] if p["name"] == "title")
     assert title["schema"]["examples"] == ["Notes"]
+
+
+class CupCreate(SQLModel):
+    glazed: bool = False
+    owner_id: int | None = None
+    number: int | None = None  # by default, the service gives one
+
+
+class CupRead(SQLModel):
+    id: int
+    glazed: bool
+    owner_id: int | None
+    number: int
+
+
+class CupFilter(Filter):
+    owner_id: Id = LEFT_OUT
+
+
+def test_example_of_an_answer_has_the_defaults_of_fields_that_were_not_sent() -> None:
+    app = create_app("Cups", summary="")
+
+    async def create_cup(data: CupCreate) -> None:
+        """Creates a cup."""
+
+    async def list_cups(filters: Annotated[CupFilter, Query()]) -> None:
+        """Lists cups."""
+
+    app.post("/cups", response_model=CupRead, status_code=201)(create_cup)
+    app.get("/cups", response_model=list[CupRead])(list_cups)
+    cups = app.openapi()["paths"]["/cups"]
+    answer = cups["post"]["responses"]["201"]["content"]["application/json"]["example"]
+    assert answer == {"id": 1, "glazed": False, "owner_id": None, "number": 1}
+    owner = next(p for p in cups["get"]["parameters"] if p["name"] == "owner_id")
+    assert owner["schema"]["examples"] == [1], "a query has no null"
 
 
 class Node(SQLModel):
