@@ -218,11 +218,13 @@ def describe_route(route: APIRoute) -> None:
     responses = documented(*sorted(errors))
     answered = {}
     if is_single(route) or is_list(route):
-        answered["ETag"] = "of this response, for `If-Match` and `If-None-Match`"
+        answered["ETag"] = "of this response, for `If-None-Match`"
+        if is_single(route):
+            answered["ETag"] = "of this row, for `If-Match`; that of a GET also for `If-None-Match`"
     if is_list(route):
         answered |= {
             "Link": 'the URL of the next page, as `rel="next"`, if one follows',
-            "X-Total-Count": "rows in all pages, with `Prefer: count=exact`",
+            "X-Total-Count": "rows that the filters match, with `Prefer: count=exact`",
             "Preference-Applied": "`count=exact`, with `Prefer: count=exact`",
         }
     if "GET" in methods and answered:
