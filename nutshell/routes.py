@@ -104,7 +104,7 @@ def check_parameters(request: Request, known: dict[str, FieldInfo]) -> None:
     errors = []
     for name, times in Counter(name for name, _ in request.query_params.multi_items()).items():
         if name not in known:
-            message = f"there is no such parameter; known are: {', '.join(known) or 'none'}"
+            message = f"there is no such parameter; this operation has {', '.join(known) or 'none'}"
             errors.append({"loc": ("query", name), "msg": message, "type": "extra_forbidden"})
         elif times > 1 and get_origin(known[name].annotation) is not list:
             message = "give this only once"
