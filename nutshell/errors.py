@@ -106,8 +106,7 @@ async def http_error(request: Request, exc: HTTPException) -> Response:
     detail = exc.detail if isinstance(exc.detail, str) else json.dumps(exc.detail)
     if exc.status_code == 404 and "endpoint" not in request.scope:
         detail = "There is no such path. Paths do not end with a slash; /docs lists them."
-    if exc.status_code == 400 and isinstance(exc.__cause__, ValueError | RecursionError):
-        # FastAPI could not decode the body.
+    if detail == "There was an error parsing the body":  # FastAPI's own
         detail = "The body is not UTF-8, is nested too deep, or has a number with too many digits."
     if exc.status_code == 405:
         headers["Allow"] = ", ".join(allowed_methods(request))

@@ -93,14 +93,15 @@ def query_parameters(dependant: Dependant) -> dict[str, FieldInfo]:
         declared = getattr(
             field.field_info.annotation, "model_fields", {field.alias: field.field_info}
         )
-        fields |= {one.alias or name: one for name, one in declared.items()}
+        for name, one in declared.items():
+            fields[str(one.validation_alias or one.alias or name)] = one
     for dependency in dependant.dependencies:
         fields |= query_parameters(dependency)
     return fields
 
 
 def check_parameters(request: Request, known: dict[str, FieldInfo]) -> None:
-    """Raises 422 for an unknown parameter, or a repeated one, of which all values but one would be ignored."""
+    """Raises 422 for parameters that would be ignored: unknown ones, and all but one of a repeated one."""
     errors = []
     for name, times in Counter(name for name, _ in request.query_params.multi_items()).items():
         if name not in known:

@@ -341,7 +341,10 @@ async def test_unknown_parameter_is_refused_by_every_route(
         return StreamingResponse(iter([str(layers)]))
 
     @extra.get("/named")
-    async def read_named(kind: Annotated[str, Query(alias="$kind")]) -> None: ...
+    async def read_named(
+        kind: Annotated[str, Query(alias="$kind")],
+        size: Annotated[int, Query(validation_alias="$size")] = 1,
+    ) -> None: ...
 
     path = f"/shelves/{shelf['id']}"
     for method, target, known in [
@@ -351,7 +354,7 @@ async def test_unknown_parameter_is_refused_by_every_route(
         ("POST", "/shelves", "none"),
         ("POST", "/books/batch", "none"),
         ("GET", "/stream", "depth"),
-        ("GET", "/named", "$kind"),
+        ("GET", "/named", "$kind, $size"),
     ]:
         body = {"label": "Changed"} if method in ("PATCH", "POST") else None
         response = await client.request(method, f"{target}?dry_run=true&if=&$%6b", json=body)
@@ -361,7 +364,7 @@ async def test_unknown_parameter_is_refused_by_every_route(
             assert error["msg"] == f"there is no such parameter; this operation has {known}"
     assert (await client.get("/shelves")).json() == [shelf], "a refused request has changed a row"
     assert (await client.get("/stream?depth=2")).text == "[0, 1]"
-    assert (await client.get("/named?$kind=a")).status_code == 200
+    assert (await client.get("/named?$kind=a&$size=2")).status_code == 200
     listed = (await client.get("/shelves?with=0&limit=1&limit=2")).json()["errors"]
     assert [error["type"] for error in listed] == ["extra_forbidden", "repeated"]
     assert "limit, offset, " in listed[0]["msg"]

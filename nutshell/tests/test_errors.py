@@ -235,13 +235,15 @@ async def test_errors_of_one_answer_have_a_bound(client: httpx.AsyncClient) -> N
     assert len(response.content) < 20_000
 
 
-@pytest.mark.parametrize(("status", "detail"), [(409, {"code": "taken"}), (499, "gone")])
+@pytest.mark.parametrize(
+    ("status", "detail"), [(409, {"code": "taken"}), (400, "odd"), (499, "gone")]
+)
 async def test_whatever_a_route_raises_is_a_problem(
     client: httpx.AsyncClient, extra: FastAPI, status: int, detail: Any
 ) -> None:
     @extra.get("/refuse")
     async def refuse() -> None:
-        raise HTTPException(status, detail)
+        raise HTTPException(status, detail) from ValueError("odd")
 
     response = await client.get("/refuse")
     assert_problem(response, status)
