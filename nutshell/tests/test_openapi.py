@@ -1,10 +1,11 @@
 """The document: its overview, and examples of answers, errors and parameters."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
+from annotated_types import Interval
 from fastapi import FastAPI
 from pydantic import SecretStr, TypeAdapter
 from sqlmodel import SQLModel
@@ -12,6 +13,7 @@ from sqlmodel import SQLModel
 from nutshell.tests import library
 from nutshell.tests.fixtures import create
 from nutshell.app import create_app
+from nutshell.fields import Whole
 from nutshell.middleware import MAX_BODY
 from nutshell.openapi import guide
 from nutshell.routes import ResourceRoute
@@ -180,3 +182,23 @@ async def test_examples_of_errors_are_what_the_service_answers(
     # test_idempotency.py, test_errors.py and test_faults.py provoke the rest.
     provoked = {answer.status_code for answer in answers}
     assert {int(status) for status in guide.PROBLEMS} - provoked == {500, 503}
+
+
+class Stay(SQLModel):
+    nights: Annotated[Whole, Interval(ge=1, le=365)]
+    guests: Annotated[Whole, Interval(gt=0)] | None = None
+
+
+async def test_bounds_that_narrow_a_type_are_documented(app: FastAPI, extra: FastAPI) -> None:
+    @extra.post("/stays")
+    async def create_stay(data: Stay) -> None:
+        """Creates a stay."""
+
+    app.openapi_schema = None
+    fields = app.openapi()["components"]["schemas"]["Stay"]["properties"]
+    app.openapi_schema = None
+    nights = {"type": "integer", "format": "int64", "minimum": 1, "maximum": 365}
+    assert nights.items() <= fields["nights"].items()
+    guests = fields["guests"]["anyOf"][0]
+    assert guests["exclusiveMinimum"] == 0
+    assert not {"ge", "gt", "le", "lt"} & {*fields["nights"], *guests}
