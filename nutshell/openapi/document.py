@@ -111,7 +111,7 @@ def add_tags(paths: dict[str, Any]) -> None:
             operation.setdefault("tags", tag)
 
 
-# The bounds of a type with a validator, such as Annotated[Whole, Interval(ge=1)], keep Python's names.
+# pydantic leaves the bounds of a type with a validator, such as `Whole`, under Python's names.
 BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
 
@@ -120,7 +120,9 @@ def complete_numbers(part: Any) -> None:
     if isinstance(part, dict):
         if part.get("type") == "integer":
             part.setdefault("format", "int64")
-            part |= {BOUNDS[name]: part.pop(name) for name in BOUNDS.keys() & part.keys()}
+            for name in BOUNDS.keys() & part.keys():
+                bound, tighter = part.pop(name), max if name.startswith("g") else min
+                part[BOUNDS[name]] = tighter(bound, part.get(BOUNDS[name], bound))
         part = list(part.values())
     for inner in part if isinstance(part, list) else ():
         complete_numbers(inner)
