@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -527,12 +528,19 @@ def test_torn_read_shows_the_moment_between_the_statements(page: Page, service: 
     call_in_turn(service, ("GET", "/torn"), ("POST", "/books"))
     writer = number_of(page, "/books")
     torn = row(page, "/torn")
-    assert torn.locator(".bar.torn .label").inner_text() == f"{writer} changes books"
+    labels = torn.locator(".gap .label:visible")
+    assert labels.all_inner_texts() == ["SELECT shelves", f"{writer} changes books", "SELECT books"]
+    for one, other in pairwise(sorted(box(each) for each in labels.all())):
+        assert one[1] <= other[0]
     first, second = torn.locator(".bar.sql").all()
     assert box(first)[1] < box(torn.locator(".bar.torn"))[0] < box(second)[0]
     commit = row(page, "/books").locator(".bar.commit")
     assert box(commit)[1] == pytest.approx(box(torn.locator(".bar.torn"))[0], abs=3)
-    assert f"Torn read: {writer} changed books between" in torn.locator(".found").inner_text()
+    assert f"{writer} changed books in between" in torn.locator(".found").inner_text()
+    # It is said once, and is no error.
+    assert torn.locator(".mark").inner_text() == "⚠"
+    steps(page, "/torn")
+    assert torn.locator(".said.warning, .said.error, .found:visible").count() == 1
 
 
 @pytest.mark.slow
