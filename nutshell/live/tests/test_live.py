@@ -425,9 +425,8 @@ async def test_wait_for_a_row_names_the_row_and_who_holds_it(
         (select, _) = trace.of("sql")
         assert lock.end is not None
         assert select.start <= lock.start <= lock.end <= (select.end or 0)
-        assert (
-            f"for the lock on row {shelf['id']} of shelves, held by #{first.number}"
-            in " ".join(trace.notes)
+        assert f"for the lock on row {shelf['id']} of shelves, held by #{first.number}" in " ".join(
+            trace.notes
         )
         (commit,) = holders[-1].of("commit")
         assert trace.began + lock.end > holders[-1].began + commit.start
