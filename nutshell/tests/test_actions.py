@@ -1,6 +1,5 @@
 """Routes beside the five verbs: an action on a row, PUT, a body-less POST, and their documentation."""
 
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import httpx
@@ -26,7 +25,7 @@ async def indirect(if_match: IfMatchDep) -> IfMatch:
 
 
 @pytest.fixture
-def document(extra: FastAPI) -> Iterator[Any]:
+def document(extra: FastAPI) -> Any:
     """The document of the library with further routes, one of which works."""
 
     class Move(SQLModel):
@@ -80,7 +79,7 @@ def document(extra: FastAPI) -> Iterator[Any]:
     @extra.post("/recount", tags=["upkeep"])
     async def recount() -> None: ...
 
-    yield extra.openapi()
+    return extra.openapi()
 
 
 @pytest.mark.parametrize(
