@@ -83,7 +83,9 @@ def check_access(request: Request) -> None:
         return
     if not bearer or not is_among(settings.api_read_token, given):
         headers = {"WWW-Authenticate": "Bearer"}
-        raise HTTPException(401, "Send the header Authorization: Bearer <token>.", headers)
+        missing = "Send the header Authorization: Bearer <token>."
+        detail = "This token is not valid." if bearer and given else missing
+        raise HTTPException(401, detail, headers)
     if request.method not in SAFE_METHODS:
         raise HTTPException(403, "This token may only read.")
 

@@ -18,6 +18,7 @@ from starlette.routing import Match
 
 from nutshell import health
 from nutshell.constraints import find_places, find_violation
+from nutshell.fields import NO_NUL
 from nutshell.health import is_wrong_schema
 from nutshell.log import explain
 
@@ -25,6 +26,16 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 100  # in one document
+
+# The names of RFC 9110, which Python's are from 3.13 on.
+PHRASES = {status.value: status.phrase for status in HTTPStatus}
+PHRASES |= {413: "Content Too Large", 422: "Unprocessable Content"}
+
+# What the patterns of fields mean.
+PATTERNS = {
+    NO_NUL: "the text contains a NUL character",
+    "^id$": "this list can only be sorted by id",
+}
 
 
 class InputError(BaseModel):
@@ -71,9 +82,8 @@ def problem(
     errors: list[InputError] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    title = next((known.phrase for known in HTTPStatus if known == status), "Error")
     document = Problem(
-        title=title,
+        title=PHRASES.get(status, "Error"),
         status=status,
         detail=detail,
         errors=errors,
@@ -96,6 +106,8 @@ async def http_error(request: Request, exc: HTTPException) -> Response:
     detail = exc.detail if isinstance(exc.detail, str) else json.dumps(exc.detail)
     if exc.status_code == 404 and "endpoint" not in request.scope:
         detail = "There is no such path. Paths do not end with a slash; /docs lists them."
+    if detail == "There was an error parsing the body":  # FastAPI's own
+        detail = "The body is not UTF-8, is nested too deep, or has a number with too many digits."
     if exc.status_code == 405:
         headers["Allow"] = ", ".join(allowed_methods(request))
         detail = f"This path allows only {headers['Allow']}."
@@ -122,13 +134,18 @@ def allowed_methods(request: Request) -> list[str]:
 async def invalid_input(request: Request, exc: RequestValidationError) -> Response:
     found = exc.errors()
     errors = [
-        InputError(loc=list(error["loc"]), msg=error["msg"], type=error["type"])
+        InputError(loc=list(error["loc"]), msg=describe(error), type=error["type"])
         for error in found[:MAX_ERRORS]
     ]
     detail = "The input is invalid; see `errors`."
     if len(found) > MAX_ERRORS:
         detail += f" It lists the first {MAX_ERRORS} of {len(found)}."
     return problem(422, detail, errors)
+
+
+def describe(error: Mapping[str, Any]) -> str:
+    message: str = error["msg"].removeprefix("Value error, ")  # pydantic's, before our own messages
+    return PATTERNS.get(error.get("ctx", {}).get("pattern"), message)
 
 
 async def invalid_answer(request: Request, exc: ResponseValidationError) -> Response:

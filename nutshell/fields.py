@@ -104,6 +104,8 @@ def require_true_or_false(value: object) -> object:
 
 def require_date_and_time(value: object) -> object:
     """Rejects numbers, which pydantic accepts as seconds since 1970."""
+    if re.search(r"[Tt ][\d:.]+ \d", str(value)):
+        raise ValueError("in a URL, write + as %2B: by itself it means a space")
     if isinstance(value, datetime) or re.match(r"\d{4}-\d\d-\d\d[Tt ]", str(value)):
         return value
     raise ValueError("give a date and time with an offset, as in 2030-01-31T12:00:00Z (RFC 3339)")
@@ -141,6 +143,7 @@ def to_utc(value: datetime) -> datetime:
 # JavaScript, and the numbers of an OpenAPI document, are exact up to 2**53.
 MAX_INT = 2**53 - 1
 
+NO_NUL = r"^[^\x00]*$"
 UUID_PATTERN = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 URL_PATTERN = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s\\]+$"
 URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
@@ -152,7 +155,7 @@ Id = Annotated[int, Interval(ge=1, le=MAX_INT), DIGITS]
 # The id of another row, in a body.
 Reference = Annotated[Id, BeforeValidator(require_number)]
 # PostgreSQL cannot store NUL.
-Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+Text = Annotated[str, StringConstraints(pattern=NO_NUL)]
 # An integer in a body. Its column needs sa_type=BIGINT. With the bounds after the validator, a field can
 # narrow them.
 Whole = Annotated[int, BeforeValidator(require_number), Interval(ge=-MAX_INT, le=MAX_INT)]

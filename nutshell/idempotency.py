@@ -19,6 +19,7 @@ from sqlmodel import Field, SQLModel
 
 from nutshell import database
 from nutshell.conditional import STREAMS
+from nutshell.errors import Refused
 from nutshell.fields import now
 from nutshell.guards import CheckSession
 from nutshell.log import explain
@@ -83,7 +84,8 @@ async def run_once(request: Request, handle: Callable[[Request], Awaitable[Respo
         # A wrong clock may have dated it in the future.
         if stored is not None and abs(now() - stored.created_at) < LIFETIME:
             if stored.request != fingerprint:
-                raise HTTPException(422, "This Idempotency-Key was used for a different request.")
+                message = "This Idempotency-Key was used for a different request."
+                raise Refused(422, message, loc=("header", "Idempotency-Key"), type="key_reused")
             answer = Response(stored.body, stored.status, {"Idempotency-Replayed": "true"})
             answer.headers.raw.extend((n.encode(), v.encode("latin-1")) for n, v in stored.headers)
             return answer
@@ -104,7 +106,8 @@ async def lock_key(connection: AsyncConnection, key: str) -> None:
     if connection.dialect.name == "postgresql":
         lock = func.pg_try_advisory_xact_lock(func.hashtextextended(key, 0))
         if not await connection.scalar(select(lock)):
-            raise HTTPException(409, "The first request with this Idempotency-Key is in progress.")
+            message = "The first request with this Idempotency-Key is in progress."
+            raise HTTPException(409, message, {"Retry-After": "1"})
 
 
 async def store(connection: AsyncConnection, answer: Response, **claim: Any) -> None:

@@ -8,14 +8,13 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
-from annotated_types import Interval
+from annotated_types import Interval, MaxLen
 from fastapi.exceptions import RequestValidationError
 from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
     PrivateAttr,
-    StringConstraints,
     TypeAdapter,
     ValidationInfo,
     WithJsonSchema,
@@ -68,11 +67,9 @@ class Filter(BaseModel):
         description="continue after the row with this id, which is excluded; 0 starts at the beginning",
     )
     # A header line may have 16,000 bytes, and escaping a character may take twelve.
-    cursor: Annotated[str, StringConstraints(max_length=1300, pattern="^[A-Za-z0-9_-]+$")] = (
-        left_out(
-            description="continue a sorted list here; taken from the `Link` header; 0 starts at the beginning",
-            schema_extra={"examples": ["0"]},
-        )
+    cursor: Annotated[str, MaxLen(1300)] = left_out(
+        description="continue a sorted list here; taken from the `Link` header; 0 starts at the beginning",
+        schema_extra={"examples": ["0"], "json_schema_extra": {"pattern": "^[A-Za-z0-9_-]+$"}},
     )
     id: list[Id] = Field(
         default=[], max_length=100, description="only the rows with these ids: `id=1&id=2`"

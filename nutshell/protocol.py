@@ -9,14 +9,13 @@ import logging
 import socket
 import sys
 from contextlib import suppress
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
 
 from uvicorn.protocols.http.zttp_impl import ZttpProtocol
 
-from nutshell.errors import problem
+from nutshell.errors import PHRASES, problem
 from nutshell.settings import settings
 
 logger = logging.getLogger(__name__)
@@ -256,7 +255,7 @@ class Protocol(ZttpProtocol):
             headers["access-control-allow-origin"] = settings.cors_origins[0]
             headers["access-control-expose-headers"] = "X-Request-ID"
         answer = problem(status, detail, headers=headers)
-        lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
+        lines = [b"HTTP/1.1 %d %s" % (status, PHRASES[status].encode())]
         lines += [b"%s: %s" % pair for pair in answer.raw_headers]
         body = b"" if method == b"HEAD" else bytes(answer.body)
         self.transport.write(b"\r\n".join([*lines, b"", body]))

@@ -51,12 +51,12 @@ class ResourceRoute(APIRoute):
         handle = super().get_route_handler()
         tagged, keyed = is_single(self) or is_list(self), self.methods == {"POST"}
         with_json = self.body_field is not None and not isinstance(self.body_field.field_info, Form)
-        repeatable = list_parameters(self.dependant)
+        known = query_parameters(self.dependant)
 
         async def handle_resource(request: Request) -> Response:
             await admit(request)  # before the body is read
             if request.scope["query_string"]:
-                check_repetition(request, repeatable)
+                check_parameters(request, known)
             if with_json:
                 check_body(request)
             if keyed and "idempotency-key" in request.headers:
@@ -68,6 +68,8 @@ class ResourceRoute(APIRoute):
             if request.method == "GET":
                 # Caches ask each time, so the check runs each time. Some would guess a lifetime.
                 answer.headers.setdefault("Cache-Control", "no-cache")
+            if answer.status_code == 204:
+                del answer.headers["Content-Type"]  # there is no content
             if tagged and not isinstance(answer, STREAMS):
                 return tag_answer(request, answer)
             return answer
@@ -84,25 +86,30 @@ def prefix_location(request: Request, answer: Response) -> None:
         answer.headers["location"] = request.scope["root_path"] + answer.headers["location"]
 
 
-def list_parameters(dependant: Dependant) -> set[str]:
-    """The query parameters that may be repeated."""
+def query_parameters(dependant: Dependant) -> dict[str, FieldInfo]:
+    """The query parameters of a route and of its dependencies, by name."""
     fields: dict[str, FieldInfo] = {}
-    for one in (dependant, *dependant.dependencies):
-        for field in one.query_params:
-            fields |= getattr(
-                field.field_info.annotation, "model_fields", {field.alias: field.field_info}
-            )
-    return {name for name, field in fields.items() if get_origin(field.annotation) is list}
+    for field in dependant.query_params:
+        declared = getattr(
+            field.field_info.annotation, "model_fields", {field.alias: field.field_info}
+        )
+        for name, one in declared.items():
+            fields[str(one.validation_alias or one.alias or name)] = one
+    for dependency in dependant.dependencies:
+        fields |= query_parameters(dependency)
+    return fields
 
 
-def check_repetition(request: Request, repeatable: set[str]) -> None:
-    """Raises 422 for a repeated parameter, because all values but one would be ignored."""
-    names = Counter(name for name, _ in request.query_params.multi_items())
-    errors = [
-        {"loc": ("query", name), "msg": "give this only once", "type": "repeated"}
-        for name, times in names.items()
-        if times > 1 and name not in repeatable
-    ]
+def check_parameters(request: Request, known: dict[str, FieldInfo]) -> None:
+    """Raises 422 for parameters that would be ignored: unknown ones, and all but one of a repeated one."""
+    errors = []
+    for name, times in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if name not in known:
+            message = f"there is no such parameter; this operation has {', '.join(known) or 'none'}"
+            errors.append({"loc": ("query", name), "msg": message, "type": "extra_forbidden"})
+        elif times > 1 and get_origin(known[name].annotation) is not list:
+            message = "give this only once"
+            errors.append({"loc": ("query", name), "msg": message, "type": "repeated"})
     if errors:
         raise RequestValidationError(errors)
 

@@ -1,7 +1,6 @@
 """The OpenAPI document: descriptions and examples of routes, parameters, errors and headers."""
 
 import re
-from http import HTTPStatus
 from typing import Any, get_origin
 
 from fastapi import FastAPI
@@ -9,7 +8,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from nutshell.conditional import read_conditions
-from nutshell.errors import MEDIA_TYPE, Problem
+from nutshell.errors import MEDIA_TYPE, PHRASES, Problem
 from nutshell.openapi.examples import add_examples
 from nutshell.openapi.guide import (
     ACCESS,
@@ -143,6 +142,7 @@ def describe_problems(statuses: set[str]) -> dict[str, Any]:
     responses = {status: describe_problem(status) for status in sorted(statuses)}
     for status, name, text, value in (
         ("401", "WWW-Authenticate", "the scheme of the token", "Bearer"),
+        ("409", "Retry-After", "seconds to wait, if a request with this key is in progress", "1"),
         ("503", "Retry-After", "seconds to wait", "1"),
     ):
         if status in responses:
@@ -152,7 +152,7 @@ def describe_problems(statuses: set[str]) -> dict[str, Any]:
 
 
 def describe_problem(status: str) -> dict[str, Any]:
-    title = HTTPStatus(int(status)).phrase
+    title = PHRASES[int(status)]
     text, found = PROBLEMS.get(status, (title, {}))
     content: dict[str, Any] = {"schema": {"$ref": "#/components/schemas/Problem"}}
     examples = {
@@ -225,11 +225,13 @@ def describe_route(route: APIRoute) -> None:
     responses = documented(*sorted(errors))
     answered = {}
     if is_single(route) or is_list(route):
-        answered["ETag"] = "of this response, for `If-Match` and `If-None-Match`"
+        answered["ETag"] = "of this response, for `If-None-Match`"
+        if is_single(route):
+            answered["ETag"] = "of this row, for `If-Match`; that of a GET also for `If-None-Match`"
     if is_list(route):
         answered |= {
             "Link": 'the URL of the next page, as `rel="next"`, if one follows',
-            "X-Total-Count": "rows in all pages, with `Prefer: count=exact`",
+            "X-Total-Count": "rows that the filters match, with `Prefer: count=exact`",
             "Preference-Applied": "`count=exact`, with `Prefer: count=exact`",
         }
     if "GET" in methods and answered:

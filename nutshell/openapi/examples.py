@@ -41,7 +41,8 @@ def add_examples(operations: list[Any], schemas: dict[str, Any]) -> None:
             content.setdefault("example", body)
             row = body[0] if isinstance(body, list) and body else body
             if isinstance(row, dict):
-                created[tag] = row | created[tag]
+                schema = schemas.get(find_schema({"application/json": content})[0], {})
+                created[tag] = find_defaults(schema) | row | created[tag]
         tags.setdefault(find_schema(find_answer(operation))[0], tag)
     shown = {schema: created[tag] for schema, tag in tags.items()}
     for operation, content in [(o, content) for o in operations for content in find_answers(o)]:
@@ -55,6 +56,17 @@ def add_examples(operations: list[Any], schemas: dict[str, Any]) -> None:
             for response in operation["responses"].values():  # PUT may answer 200 or 201
                 if find_schema(other := response.get("content", {})) == (name, several):
                     other["application/json"].setdefault("example", [row] if several else row)
+
+
+def find_defaults(schema: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values of the fields that a body may leave out. FastAPI omits a default of null."""
+    fields = schema.get("properties", {}).items()
+    optional = {n: f for n, f in fields if n not in schema.get("required", ())}
+    return {n: f.get("default") for n, f in optional.items() if "default" in f or is_nullable(f)}
+
+
+def is_nullable(schema: dict[str, Any]) -> bool:
+    return {"type": "null"} in schema.get("anyOf", ())
 
 
 def combine(shown: Any, sent: Any) -> Any:
@@ -105,7 +117,7 @@ def make_example(
         needed = schema.get("required", ())
         return {
             field: combine(make(inner, field), values[field])
-            if field in values
+            if values.get(field) is not None or (field in values and is_nullable(inner))
             else make(inner, field)
             for field, inner in schema["properties"].items()
             if not sent or field in needed or "examples" in inner

@@ -24,25 +24,41 @@ the next page: `</path?after=50>; rel="next"`. The URL is relative: resolve it a
 headers, set `after` to the `id` of the last row, and stop at a page with fewer rows than `limit`.
 
 `sort` and `order` change the order; follow the `Link` then, or use `offset`. `Prefer: count=exact` requests the number
-of rows in all pages, as `X-Total-Count`. Filters can be combined. `…_before` and `…_after` exclude the value itself.
+of rows that the filters match, as `X-Total-Count`. Filters can be combined. `…_before` and `…_after` exclude the value
+itself.
 
 ### Changes
 `PATCH` changes only the fields that it contains. It may repeat `readOnly` fields, unchanged.
 
 Each response with a row has an `ETag`, which changes whenever the row does. Send it, with its quotes, as `If-Match`
 with `PATCH` or `DELETE`: if somebody else has changed the row since, nothing is overwritten, and the answer is 412. Then
-read the row again. Without `If-Match` the last change wins. With `GET`, send the tag as `If-None-Match`: the answer is
-304, without a body, if nothing has changed.
+read the row again, and send only the fields that you mean to change, with the new tag. Without `If-Match` the last change
+wins. With `GET`, send the tag of an earlier `GET`, also of a list, as `If-None-Match`: the answer is 304, without a body,
+if nothing has changed.
 
 ### Retries
 A `POST` with an `Idempotency-Key`, a unique string of your choice such as a UUID, is executed once, however often you
-send it. For 24 hours, a repetition with the same key and the same body returns the first response, marked by
-`Idempotency-Replayed: true`. So after a timeout, or a 503, repeat the request with the same key. Use a new key for each
-new request.
+send it. For 24 hours, a repetition with the same key and the same body, byte for byte, returns the first response, marked
+by `Idempotency-Replayed: true`, even if the row has been changed since. So after a timeout, a 503, or a 409 with
+`Retry-After`, repeat the request with the same key. Use a new key for each new request. Other methods ignore the header.
 
 ### Errors
 Every error is a problem document (RFC 9457) of the type `application/problem+json`. `detail` is for people. In `errors`,
-each `loc` says where the input is wrong, and `type` is for programs.
+which every 422 has, each `loc` says where the input is wrong, and `type` is for programs.
+
+Besides the errors that an operation lists, any call may be answered with 404 (there is no such path), 405 (`Allow` lists
+the methods of the path), 408 (the body did not arrive in time) or 431 (the URL or the header is too large).
+
+With 409, a `type` is `unique` (another row already has this value) or `foreign_key` (no row has this id). With 422, it is
+- `missing`, `extra_forbidden` (there is no such field or parameter), `read_only`, `repeated`, `cursor` (not one of this
+  list), `key_reused` (the `Idempotency-Key` was used for a different request),
+- `json_invalid`, `model_attributes_type` (the body is not an object), `list_type` (it is not an array), `too_short`,
+  `too_long` (the array has too few or too many entries),
+- `string_type`, `bool_type`, `int_type`, `int_from_float`, `finite_number`: a value of another type, or null,
+- `string_too_short`, `string_too_long`, `string_pattern_mismatch`, `string_unicode` (half of a surrogate pair),
+- `greater_than_equal`, `less_than_equal`, `literal_error` (not one of the possible values), `timezone_aware` (a date-time
+  without offset), `datetime_from_date_parsing` (there is no such date or time),
+- `value_error`, or any other: `msg` says what is wrong.
 """
 LIVE = """
 ### Live view
@@ -86,7 +102,10 @@ PROBLEMS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     ),
     "401": (
         "No token, or a wrong one.",
-        {"token": refusal("Send the header Authorization: Bearer <token>.")},
+        {
+            "missing": refusal("Send the header Authorization: Bearer <token>."),
+            "wrong": refusal("This token is not valid."),
+        },
     ),
     "403": (
         "The token may only read, or the service has none configured.",
@@ -134,6 +153,14 @@ PROBLEMS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
                     "less_than_equal",
                 ),
             ),
+            "key": refusal(
+                "This Idempotency-Key was used for a different request.",
+                (
+                    ["header", "Idempotency-Key"],
+                    "This Idempotency-Key was used for a different request.",
+                    "key_reused",
+                ),
+            ),
         },
     ),
     "500": (
@@ -154,7 +181,7 @@ FIELDS_OF_PROBLEMS = {
         "errors": "where the input is wrong",
     },
     "InputError": {
-        "loc": "`body`, `query` or `path`, then the name of the field; in an array, its index before",
+        "loc": "`body`, `query`, `path` or `header`, then the name of the field; in an array, its index before",
         "msg": "what is wrong, for people",
         "type": "what is wrong, for programs, such as `missing`, `extra_forbidden` or `unique`",
     },
@@ -177,7 +204,9 @@ def describe_parameters(operation: dict[str, Any], schemas: dict[str, Any]) -> N
         if name == "Idempotency-Key":  # one for each operation, because it goes with one request
             parameter["schema"] = schema | {"examples": [f"{operation['operationId']}-1"]}
         elif parameter["in"] != "header" and not {"example", "default"} & {*parameter, *schema}:
-            example = row[name] if name in row else make_example(schema, schemas, name=name)
+            example = row.get(name)
+            if example is None:
+                example = make_example(schema, schemas, name=name)
             schema.setdefault("examples", [example])
 
 

@@ -54,6 +54,8 @@ async def test_wrong_token_is_unauthorized(
     response = await client.get("/shelves", headers=headers)
     assert_problem(response, 401)
     assert response.headers["www-authenticate"] == "Bearer"
+    wrong = header is not None and header.startswith("Bearer ") and len(header) > 7
+    assert ("not valid" in response.json()["detail"]) == wrong
 
 
 async def test_every_resource_route_wants_the_token(client: httpx.AsyncClient, token: str) -> None:

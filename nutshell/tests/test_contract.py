@@ -5,10 +5,13 @@ import base64
 import json
 import re
 from collections.abc import AsyncIterator
+from typing import Annotated
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from fastapi import Depends, FastAPI, Query
+from fastapi.responses import StreamingResponse
 
 from nutshell.tests.fixtures import Wire, assert_problem, create
 from nutshell.fields import MAX_INT
@@ -207,6 +210,8 @@ def forge(*place: object) -> str:
 async def test_forged_cursor_is_refused(client: httpx.AsyncClient, cursor: str) -> None:
     response = await client.get(f"/books?sort=title&cursor={cursor}")
     assert_problem(response, 422, ("query", "cursor"))
+    kind = "string_too_long" if len(cursor) > 1300 else "cursor"
+    assert response.json()["errors"][0]["type"] == kind
 
 
 async def test_cursor_goes_with_its_order_alone(client: httpx.AsyncClient) -> None:
@@ -317,6 +322,54 @@ async def test_parameter_given_twice_is_refused(client: httpx.AsyncClient) -> No
         response = await client.get(f"/books?{query}")
         assert_problem(response, 422, ("query", query.partition("=")[0]))
     assert (await client.get("/books?id=1&id=2")).status_code == 200
+
+
+async def test_unknown_parameter_is_refused_by_every_route(
+    client: httpx.AsyncClient, extra: FastAPI
+) -> None:
+    """Also by those that stream, that have no response model, and whose dependencies have parameters."""
+    shelf = await create(client, "/shelves", label="Top")
+
+    def read_depth(depth: int = 1) -> int:
+        return depth
+
+    def read_layers(depth: Annotated[int, Depends(read_depth)]) -> list[int]:
+        return list(range(depth))
+
+    @extra.get("/stream")
+    async def stream(layers: Annotated[list[int], Depends(read_layers)]) -> StreamingResponse:
+        return StreamingResponse(iter([str(layers)]))
+
+    @extra.get("/named")
+    async def read_named(
+        kind: Annotated[str, Query(alias="$kind")],
+        size: Annotated[int, Query(validation_alias="$size")] = 1,
+    ) -> None: ...
+
+    path = f"/shelves/{shelf['id']}"
+    for method, target, known in [
+        ("GET", path, "none"),
+        ("PATCH", path, "none"),
+        ("DELETE", path, "none"),
+        ("POST", "/shelves", "none"),
+        ("POST", "/books/batch", "none"),
+        ("GET", "/stream", "depth"),
+        ("GET", "/named", "$kind, $size"),
+    ]:
+        body = {"label": "Changed"} if method in ("PATCH", "POST") else None
+        response = await client.request(method, f"{target}?dry_run=true&if=&$%6b", json=body)
+        assert_problem(response, 422, ("query", "dry_run"), ("query", "if"), ("query", "$k"))
+        for error in response.json()["errors"]:
+            assert error["type"] == "extra_forbidden"
+            assert error["msg"] == f"there is no such parameter; this operation has {known}"
+    assert (await client.get("/shelves")).json() == [shelf], "a refused request has changed a row"
+    assert (await client.get("/stream?depth=2")).text == "[0, 1]"
+    assert (await client.get("/named?$kind=a&$size=2")).status_code == 200
+    listed = (await client.get("/shelves?with=0&limit=1&limit=2")).json()["errors"]
+    assert [error["type"] for error in listed] == ["extra_forbidden", "repeated"]
+    assert "limit, offset, " in listed[0]["msg"]
+    for unaffected in ("/healthz", "/readyz", "/docs", "/openapi.json"):
+        assert (await client.get(f"{unaffected}?_=1")).status_code == 200
 
 
 async def test_long_answer_is_compressed_when_asked(client: httpx.AsyncClient) -> None:

@@ -3,11 +3,11 @@
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Query
 from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.orm import joinedload, load_only
@@ -15,6 +15,8 @@ from sqlmodel import select
 
 from nutshell.tests.fixtures import Pools, assert_problem, create
 from nutshell.database import SessionDep
+from nutshell.fields import Instant
+from nutshell.paging import Filter
 from nutshell.tests.library import Book, BookReadWithShelf, Loan, Shelf
 
 ABSENT = 2**53 - 1
@@ -233,15 +235,71 @@ async def test_errors_of_one_answer_have_a_bound(client: httpx.AsyncClient) -> N
     assert len(response.content) < 20_000
 
 
-@pytest.mark.parametrize(("status", "detail"), [(409, {"code": "taken"}), (499, "gone")])
+@pytest.mark.parametrize(
+    ("status", "detail"), [(409, {"code": "taken"}), (400, "odd"), (499, "gone")]
+)
 async def test_whatever_a_route_raises_is_a_problem(
     client: httpx.AsyncClient, extra: FastAPI, status: int, detail: Any
 ) -> None:
     @extra.get("/refuse")
     async def refuse() -> None:
-        raise HTTPException(status, detail)
+        raise HTTPException(status, detail) from ValueError("odd")
 
     response = await client.get("/refuse")
     assert_problem(response, status)
     found = response.json()["detail"]
     assert (found if isinstance(detail, str) else json.loads(found)) == detail
+
+
+@pytest.mark.parametrize(("status", "title"), [(413, "Content Too Large"), (404, "Not Found")])
+async def test_title_is_the_name_of_the_status(
+    client: httpx.AsyncClient, extra: FastAPI, status: int, title: str
+) -> None:
+    @extra.get("/refuse")
+    async def refuse() -> None:
+        raise HTTPException(status)
+
+    assert (await client.get("/refuse")).json()["title"] == title
+
+
+async def test_messages_say_what_to_do(client: httpx.AsyncClient, extra: FastAPI) -> None:
+    @extra.get("/since")
+    async def read_since(at: Instant) -> None: ...
+
+    @extra.get("/sorted")
+    async def read_sorted(filters: Annotated[Filter, Query()]) -> None: ...
+
+    async def refuse(path: str, **options: Any) -> list[str]:
+        method = "POST" if "json" in options else "GET"
+        response = await client.request(method, path, **options)
+        assert response.status_code == 422
+        assert response.json()["title"] == "Unprocessable Content"
+        return [error["msg"] for error in response.json()["errors"]]
+
+    assert await refuse("/books?limit=x") == ["give a whole number, in digits"]
+    assert await refuse("/books", json={"title": "\0"}) == ["the text contains a NUL character"]
+    assert await refuse("/sorted?sort=title") == ["this list can only be sorted by id"]
+    (message,) = await refuse("/since?at=2030-01-31T12:00:00+02:00")
+    assert "write + as %2B" in message
+
+
+@pytest.mark.parametrize(
+    "body",
+    ['{"title": "\xe9"}'.encode("latin-1"), b"[" * 100_000, b'{"title": 1' + b"0" * 10_000 + b"}"],
+    ids=["encoding", "depth", "digits"],
+)
+async def test_body_that_cannot_be_decoded_gets_the_possible_reasons(
+    client: httpx.AsyncClient, body: bytes
+) -> None:
+    headers = {"content-type": "application/json"}
+    response = await client.post("/books", content=body, headers=headers)
+    assert_problem(response, 400)
+    for reason in ("UTF-8", "nested", "digits"):
+        assert reason in response.json()["detail"]
+
+
+async def test_deletion_declares_no_content(client: httpx.AsyncClient) -> None:
+    shelf = await create(client, "/shelves", label="Top")
+    response = await client.delete(f"/shelves/{shelf['id']}")
+    assert response.status_code == 204
+    assert "content-type" not in response.headers

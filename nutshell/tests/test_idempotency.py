@@ -73,12 +73,25 @@ async def test_key_with_or_without_quotes_is_the_same(
 
 
 async def test_same_key_for_another_request_is_refused(
-    client: httpx.AsyncClient, session: AsyncSession
+    client: httpx.AsyncClient, session: AsyncSession, extra: FastAPI
 ) -> None:
-    await client.post("/books", json={"title": "a"}, headers=KEY)
-    assert_problem(await client.post("/books", json={"title": "b"}, headers=KEY), 422)
-    assert_problem(await client.post("/books/batch", json=[{"title": "a"}], headers=KEY), 422)
-    assert_problem(await client.post("/books?a=1", json={"title": "a"}, headers=KEY), 422)
+    @extra.post("/shelves/sort")
+    async def sort_shelves(session: SessionDep, times: int = 1) -> None:
+        await session.commit()
+
+    async def send(path: str, data: object = None, key: dict[str, str] = KEY) -> httpx.Response:
+        return await client.post(path, json=data, headers=key)
+
+    other = {"idempotency-key": "other"}
+    await send("/books", {"title": "a"})
+    await send("/shelves/sort", key=other)
+    for response in (
+        await send("/books", {"title": "b"}),
+        await send("/books/batch", [{"title": "a"}]),
+        await send("/shelves/sort?times=2", key=other),
+    ):
+        assert_problem(response, 422, ("header", "Idempotency-Key"))
+        assert response.json()["errors"][0]["type"] == "key_reused"
     assert await stored_titles(session) == ["a"]
 
 
@@ -139,7 +152,9 @@ async def test_key_in_flight_conflicts(client: httpx.AsyncClient, pools: Pools) 
             assert not first.done()
             async with pools.writer.engine.connect() as connection:
                 blocked = await connection.scalar(waiting) or 0
-        assert_problem(await client.post("/books", json={"title": "a"}, headers=KEY), 409)
+        second = await client.post("/books", json={"title": "a"}, headers=KEY)
+        assert_problem(second, 409)
+        assert second.headers["retry-after"] == "1"
         assert not first.done()
         await other.rollback()
     assert (await first).status_code == 201

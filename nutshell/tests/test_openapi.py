@@ -6,16 +6,17 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from annotated_types import Interval
-from fastapi import FastAPI
+from fastapi import FastAPI, Query
 from pydantic import SecretStr, TypeAdapter
 from sqlmodel import Field, SQLModel
 
 from nutshell.tests import library
 from nutshell.tests.fixtures import assert_problem, create
 from nutshell.app import create_app
-from nutshell.fields import MAX_INT, Whole
+from nutshell.fields import LEFT_OUT, MAX_INT, Id, Whole
 from nutshell.middleware import MAX_BODY
 from nutshell.openapi import guide
+from nutshell.paging import Filter
 from nutshell.routes import ResourceRoute
 from nutshell.settings import LIVE_VIEW, settings
 
@@ -123,6 +124,41 @@ async def test_example_of_an_answer_has_the_values_of_its_create(client: httpx.A
     assert title["schema"]["examples"] == ["Notes"]
 
 
+class CupCreate(SQLModel):
+    glazed: bool = False
+    owner_id: int | None = None
+    number: int | None = None  # by default, the service gives one
+
+
+class CupRead(SQLModel):
+    id: int
+    glazed: bool
+    owner_id: int | None
+    number: int
+
+
+class CupFilter(Filter):
+    owner_id: Id = LEFT_OUT
+
+
+def test_example_of_an_answer_has_the_defaults_of_fields_that_were_not_sent() -> None:
+    app = create_app("Cups", summary="")
+
+    async def create_cup(data: CupCreate) -> None:
+        """Creates a cup."""
+
+    async def list_cups(filters: Annotated[CupFilter, Query()]) -> None:
+        """Lists cups."""
+
+    app.post("/cups", response_model=CupRead, status_code=201)(create_cup)
+    app.get("/cups", response_model=list[CupRead])(list_cups)
+    cups = app.openapi()["paths"]["/cups"]
+    answer = cups["post"]["responses"]["201"]["content"]["application/json"]["example"]
+    assert answer == {"id": 1, "glazed": False, "owner_id": None, "number": 1}
+    owner = next(p for p in cups["get"]["parameters"] if p["name"] == "owner_id")
+    assert owner["schema"]["examples"] == [1], "a query has no null"
+
+
 class Node(SQLModel):
     name: str
     children: list["Node"]
@@ -172,9 +208,13 @@ async def test_examples_of_errors_are_what_the_service_answers(
         await client.post("/books", json={}),
         await client.get("/books?limit=101"),
     ]
+    key = {"idempotency-key": "a"}
+    await client.post("/books", json={"title": "a"}, headers=key)
+    answers.append(await client.post("/books", json={"title": "b"}, headers=key))
     monkeypatch.setattr(settings, "api_token", SecretStr("sesame"))
     monkeypatch.setattr(settings, "api_read_token", SecretStr("peep"))
     answers.append(await client.get("/books"))
+    answers.append(await client.get("/books", headers={"authorization": "Bearer x"}))
     answers.append(await client.delete(url, headers={"authorization": "Bearer peep"}))
     for answer in answers:
         found = [without_places(example) for example in examples_of(app, answer.status_code)]
