@@ -169,8 +169,9 @@ async def test_body_that_comes_a_little_later_is_read(app: FastAPI) -> None:
     assert sent[0]["status"] == 201
 
 
+@pytest.mark.parametrize("more", [[], [(b"idempotency-key", b"one")]], ids=["plain", "keyed"])
 async def test_body_that_breaks_off_is_a_bad_request_in_the_log(
-    app: FastAPI, caplog: pytest.LogCaptureFixture
+    app: FastAPI, caplog: pytest.LogCaptureFixture, more: list[tuple[bytes, bytes]]
 ) -> None:
     received = [{"type": "http.request", "body": b"{", "more_body": True}]
 
@@ -179,7 +180,7 @@ async def test_body_that_breaks_off_is_a_bad_request_in_the_log(
 
     async def send(message: Message) -> None: ...
 
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"14")]
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"14"), *more]
     with caplog.at_level(logging.INFO, "nutshell.middleware"):
         await app(make_scope("POST", "/books", headers), receive, send)
     assert re.fullmatch(r"POST /books 400 \d+\.\d ms", caplog.records[-1].getMessage())
