@@ -77,9 +77,10 @@ class Exact(GroupedMetadata):
 
     digits: int
     places: int
+    signed: bool = True  # False: it cannot be negative
 
     def __iter__(self) -> Iterator[object]:
-        pattern = rf"^-?[0-9]{{1,{self.digits - self.places}}}(\.[0-9]{{1,{self.places}}})?$"
+        pattern = rf"^{'-?' if self.signed else ''}[0-9]{{1,{self.digits - self.places}}}(\.[0-9]{{1,{self.places}}})?$"
         normalize = ExactNumeric(self.digits, self.places).normalize
         example = f"{1.5:.{self.places}f}"
 
@@ -98,6 +99,8 @@ class Exact(GroupedMetadata):
 # An amount of money.
 Money = Annotated[Decimal, Exact(15, 2)]
 MONEY = ExactNumeric(15, 2)
+# The same, not negative.
+Price = Annotated[Decimal, Exact(15, 2, signed=False)]
 
 MAX_DEPTH = 32  # Some clients refuse to read 64.
 

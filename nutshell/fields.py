@@ -156,10 +156,11 @@ Id = Annotated[int, Interval(ge=1, le=MAX_INT), DIGITS]
 Reference = Annotated[Id, BeforeValidator(require_number)]
 # PostgreSQL cannot store NUL.
 Text = Annotated[str, StringConstraints(pattern=NO_NUL)]
-# An integer in a body. Its column needs sa_type=BIGINT.
-Whole = Annotated[int, Interval(ge=-MAX_INT, le=MAX_INT), BeforeValidator(require_number)]
+# An integer in a body. Its column needs sa_type=BIGINT. With the bounds after the validator, a field can
+# narrow them.
+Whole = Annotated[int, BeforeValidator(require_number), Interval(ge=-MAX_INT, le=MAX_INT)]
 # The same in a query.
-WholeQuery = Annotated[int, Interval(ge=-MAX_INT, le=MAX_INT), DIGITS]
+WholeQuery = Annotated[int, DIGITS, Interval(ge=-MAX_INT, le=MAX_INT)]
 # true or false, but not "yes" or 1.
 Flag = Annotated[bool, Strict()]
 # The same in a query.

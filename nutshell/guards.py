@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 CHANGE = re.compile(r"(?:^|[();])\s*(?:INSERT|UPDATE|DELETE|MERGE|REPLACE\s+INTO)\b", re.IGNORECASE)
 
 WRITES = "A route of a safe method (GET, HEAD) must not write."
-TORN = "%s sent %d statements, each of which saw a different moment: use a SnapshotDep."
+TORN = "%s sent %d statements, each of which saw a different moment: a SnapshotDep gives them one."
 
 
 @dataclass

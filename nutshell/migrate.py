@@ -6,9 +6,17 @@ from typing import Literal
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import NullPool, create_engine
+from sqlalchemy import Connection, NullPool, Table, create_engine, event, text
+from sqlmodel import SQLModel
 
 from nutshell.settings import settings
+
+COPY = "_alembic_tmp_"  # how Alembic calls the copy of a table that SQLite cannot alter
+
+HAS_AUTOINCREMENT = "SELECT 1 FROM sqlite_master WHERE name = :copy AND sql LIKE '%AUTOINCREMENT%'"
+COPY_LAST_ID = (
+    "INSERT INTO sqlite_sequence SELECT :copy, seq FROM sqlite_sequence WHERE name = :table"
+)
 
 MIGRATIONS = Config(Path(__file__).parents[1] / "alembic.ini")
 
@@ -25,3 +33,22 @@ def migrate_sqlite(which: Literal["any file", "a new file"]) -> None:
             if MigrationContext.configure(connection).get_current_revision() is not None:
                 return
     command.upgrade(MIGRATIONS, "head")
+
+
+@event.listens_for(Table, "before_create")
+def keep_autoincrement(table: Table, *_: object, **__: object) -> None:
+    # Alembic does not see the AUTOINCREMENT of a table that it copies.
+    model = SQLModel.metadata.tables.get(table.name.removeprefix(COPY))
+    if table.name.startswith(COPY) and model is not None:
+        table.dialect_kwargs["sqlite_autoincrement"] = model.kwargs.get("sqlite_autoincrement")
+
+
+@event.listens_for(Table, "before_drop")
+def keep_last_id(table: Table, connection: Connection | None, **_: object) -> None:
+    # The copy knows only the ids of the rows that are left.
+    if connection is None or connection.dialect.name != "sqlite":  # None: `--sql`
+        return
+    names = {"copy": COPY + table.name, "table": table.name}
+    if connection.scalar(text(HAS_AUTOINCREMENT), names):
+        connection.execute(text("DELETE FROM sqlite_sequence WHERE name = :copy"), names)
+        connection.execute(text(COPY_LAST_ID), names)

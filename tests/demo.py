@@ -35,18 +35,25 @@ def add(path: str, fields: dict[str, Any]) -> Any:
         with urlopen(request, timeout=30) as response:
             return json.load(response)["id"]
     except HTTPError as error:
-        sys.exit(f"POST {path}: {error.code}: {json.load(error)['detail']}")
+        problem = json.load(error)
+        sys.exit(f"POST {path}: {error.code}: {problem['detail']} {problem.get('errors', '')}")
     except URLError as error:
         sys.exit(f"{URL}: {error.reason}. Start the service first: make run")
+
+
+def fill(part: Any, ids: dict[str, Any]) -> Any:
+    """Puts ids in the place of keys such as `{ada}`, at any depth."""
+    if isinstance(part, dict):
+        return {name: fill(value, ids) for name, value in part.items()}
+    if isinstance(part, list):
+        return [fill(value, ids) for value in part]
+    return ids[part.strip("{}")] if isinstance(part, str) and part.startswith("{") else part
 
 
 def main() -> None:
     ids: dict[str, Any] = {}
     for key, path, fields in ROWS:
-        for name, value in fields.items():
-            if isinstance(value, str) and value.startswith("{"):
-                fields[name] = ids[value.strip("{}")]
-        ids[key] = add(path.format(**ids), fields)
+        ids[key] = add(path.format(**ids), fill(fields, ids))
     print(f"Added {len(ROWS)} rows to {URL}")
 
 

@@ -289,6 +289,9 @@ def test_integers_have_64_bits(path: str) -> None:
 def test_whole_numbers_have_bounds(method: str, path: str) -> None:
     """Without them, a number of 20 digits is a 500. See `Whole` in nutshell/fields.py."""
     for name, field, _ in fields_of(body_of(method, path)):
+        assert not field.keys() & {"ge", "gt", "le", "lt"}, (
+            f"the document does not know these of {name}"
+        )
         if field.get("type") == "integer":
             assert field.keys() >= {"minimum", "maximum"}, name
 

@@ -14,7 +14,7 @@ import main
 from nutshell.tests.service import ROOT, TOKEN, Service, Variables, checkout, migrate
 from tests.rows import HEADERS, VARIABLES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "40")
 SEED = os.environ.get("FUZZ_SEED", "20300131")
@@ -70,7 +70,7 @@ def test_service_keeps_what_its_document_promises(empty_url: URL, tmp_path: Path
             env=os.environ | {"SCHEMATHESIS_HOOKS": "fuzz_hooks"},
             capture_output=True,
             text=True,
-            timeout=3600,
+            timeout=3000,
             check=False,
         )
         summary = done.stdout[done.stdout.find("= SUMMARY") :]

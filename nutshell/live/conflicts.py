@@ -113,9 +113,11 @@ class WatchedTrace(Trace):
                 number, tables = commit.trace.number, sorted(commit.tables & read)
                 moment = commit.at - self.began
                 self.spans.append(Span("torn", moment, moment, ", ".join(tables), by=[number]))
+                # Whether the answer is another one depends on which rows were changed.
+                self.torn = ""  # these words say more
                 self.conflicts.append(
-                    f"Torn read: #{number} changed {', '.join(tables)} between its statements, so they"
-                    " saw different moments. Use a SnapshotDep."
+                    f"Possibly a torn read: its statements saw two moments, and #{number} changed"
+                    f" {', '.join(tables)} in between. A SnapshotDep lets all of them see the same one."
                 )
 
 

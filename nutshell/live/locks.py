@@ -63,9 +63,10 @@ def slow_requests() -> dict[int, Trace]:
 
 async def find_waits(connection: AsyncConnection, suspects: dict[int, Trace]) -> None:
     steps = {process: trace.step for process, trace in suspects.items()}
-    rows = await connection.execute(WAITS, {"processes": list(suspects)})
+    rows = (await connection.execute(WAITS, {"processes": list(suspects)})).all()
+    blocked = {process: holders for process, holders, *_ in rows}
     waiting = set()
-    for process, holders, waited, kind, table, page, place in rows.all():
+    for process, _, waited, kind, table, page, place in rows:
         trace = suspects[process]
         step = steps[process]
         if step is None or trace.step is not step:  # it has gone on in the meantime
@@ -80,11 +81,22 @@ async def find_waits(connection: AsyncConnection, suspects: dict[int, Trace]) ->
         elif trace.lock.end is not None:  # the next in the queue was let in, and it waits again
             trace.lock.end = None
         if trace.lock is not None:
-            found = [owners[each].number for each in holders if each in owners]
+            found = [owners[each].number for each in blockers(process, blocked) if each in owners]
             trace.lock.by = sorted({*trace.lock.by, *found})
     for process, trace in suspects.items():
         if process not in waiting:
             trace.shut(trace.lock)
+
+
+def blockers(process: int, blocked: dict[int, list[int]]) -> set[int]:
+    """Those that it waits for, and those that these wait for in turn."""
+    found: set[int] = set()
+    queue = [process]
+    while queue:
+        new = set(blocked.get(queue.pop(), [])) - found
+        found |= new
+        queue.extend(new)
+    return found - {process}
 
 
 async def name_lock(

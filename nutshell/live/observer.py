@@ -150,8 +150,10 @@ class LogHandler(logging.Handler):
             words = record.getMessage()
             if record.exc_info and (error := record.exc_info[1]):
                 words = f"{type(error).__name__}: {error}"
-            trace.log.append(words)
-            trace.torn = trace.torn or record.msg == TORN
+            if record.msg == TORN:
+                trace.torn = words
+            else:
+                trace.log.append(words)
 
 
 log_handler = LogHandler(logging.WARNING)

@@ -79,7 +79,7 @@ class Trace:
         self.strays: dict[str, Span] = {}  # sessions without a slot, by pool
         self.sessions: set[int] = set()
         self.left_open = False
-        self.torn = False  # guards.py has warned about its statements
+        self.torn = ""  # the warning of guards.py about its statements
         self.conflicts: list[str] = []
 
     def now(self) -> float:
@@ -176,6 +176,8 @@ class Trace:
 
     def noticed(self) -> Iterator[str]:
         """What a newcomer should see, in words."""
+        if self.torn:
+            yield self.torn
         commits, rollbacks = self.of("commit"), self.of("rollback")
         borrowed = [number for span in self.of("transaction") for number in span.by]
         sent = self.now() if self.sent is None else self.sent

@@ -85,7 +85,7 @@ class DocumentedApp(FastAPI):
             add_examples(operations, components["schemas"])
             for operation in operations:
                 describe_parameters(operation, components["schemas"])
-            widen_integers(document)
+            complete_numbers(document)
         return self.openapi_schema or {}
 
 
@@ -110,14 +110,21 @@ def add_tags(paths: dict[str, Any]) -> None:
             operation.setdefault("tags", tag)
 
 
-def widen_integers(part: Any) -> None:
-    """Gives the schemas of integers 64 bits. Clients generated in Go, Java or C# would take 32."""
+# pydantic leaves the bounds of a type with a validator, such as `Whole`, under Python's names.
+BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+
+
+def complete_numbers(part: Any) -> None:
+    """Gives integers 64 bits, since clients generated in Go, Java or C# would take 32, and their bounds."""
     if isinstance(part, dict):
         if part.get("type") == "integer":
             part.setdefault("format", "int64")
+            for name in BOUNDS.keys() & part.keys():
+                bound, tighter = part.pop(name), max if name.startswith("g") else min
+                part[BOUNDS[name]] = tighter(bound, part.get(BOUNDS[name], bound))
         part = list(part.values())
     for inner in part if isinstance(part, list) else ():
-        widen_integers(inner)
+        complete_numbers(inner)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -240,6 +240,12 @@ def money(name: str, arguments: list[str]) -> Kind:
     )
 
 
+def price(name: str, arguments: list[str]) -> Kind:
+    no_arguments(arguments, "price")
+    default = parse_with(Annotated[Decimal, Exact(15, 2, signed=False)])
+    return replace(money(name, []), type="Price", shown="Price", query="Price", default=default)
+
+
 def decimal(name: str, arguments: list[str]) -> Kind:
     try:
         digits, places = (int(argument) for argument in arguments if argument.isascii())
@@ -326,7 +332,7 @@ def choice(name: str, arguments: list[str]) -> Kind:
     return Kind(
         type=camel(name),
         alias=f"Literal[{', '.join(map(repr, arguments))}]",
-        shown="str",
+        shown=camel(name),
         query=camel(name),
         examples=(arguments[0], arguments[1]),
         unique=None,
@@ -369,6 +375,7 @@ KINDS: dict[str, tuple[Callable[[str, list[str]], Kind], str]] = {
     "day": (day, "day"),
     "instant": (instant, "instant"),
     "money": (money, "money"),
+    "price": (price, "price"),
     "decimal": (decimal, "decimal:10:3"),
     "email": (email, "email"),
     "url": (url, "url"),

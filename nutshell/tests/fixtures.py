@@ -171,8 +171,10 @@ async def client(
 def extra(app: FastAPI) -> Iterator[FastAPI]:
     """Lets a test add routes of its own to the app, and takes them off again."""
     before = list(app.router.routes)
+    app.openapi_schema = None  # it is made on demand
     yield app
     app.router.routes[:] = before
+    app.openapi_schema = None
 
 
 async def create(client: httpx.AsyncClient, path: str, /, **data: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -35,6 +36,7 @@ from nutshell.columns import (
     ExactNumeric,
     Json,
     Money,
+    Price,
     allow_only,
 )
 from nutshell.database import SessionDep
@@ -734,3 +736,15 @@ async def test_server_with_other_settings_shows_the_same(
     for number in range(len(ENDS["instant"])):
         data = {field: values[number % len(values)] for field, values in ENDS.items()}
         await assert_round_trip(client, samples, data)
+
+
+@pytest.mark.parametrize("value", ["-1", "-0", "-0.01", "1e5", " 5 ", "٣", "1.234", 5, 1.5])
+def test_price_that_is_none_is_refused(value: object) -> None:
+    class Offer(SQLModel):
+        price: Price
+
+    with pytest.raises(ValidationError):
+        Offer.model_validate({"price": value})
+    pattern = Offer.model_json_schema()["properties"]["price"]["pattern"]
+    assert not re.search(pattern, str(value)) or not isinstance(value, str)
+    assert Offer.model_validate({"price": "19.9"}).model_dump(mode="json") == {"price": "19.90"}

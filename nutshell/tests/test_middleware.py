@@ -169,6 +169,23 @@ async def test_body_that_comes_a_little_later_is_read(app: FastAPI) -> None:
     assert sent[0]["status"] == 201
 
 
+@pytest.mark.parametrize("more", [[], [(b"idempotency-key", b"one")]], ids=["plain", "keyed"])
+async def test_body_that_breaks_off_is_a_bad_request_in_the_log(
+    app: FastAPI, caplog: pytest.LogCaptureFixture, more: list[tuple[bytes, bytes]]
+) -> None:
+    received = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive() -> Message:
+        return received.pop() if received else {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None: ...
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"14"), *more]
+    with caplog.at_level(logging.INFO, "nutshell.middleware"):
+        await app(make_scope("POST", "/books", headers), receive, send)
+    assert re.fullmatch(r"POST /books 400 \d+\.\d ms", caplog.records[-1].getMessage())
+
+
 async def test_json_line_has_the_call_and_no_address(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,14 +5,15 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
+from annotated_types import Interval
 from fastapi import FastAPI, Query
 from pydantic import SecretStr, TypeAdapter
-from sqlmodel import SQLModel
+from sqlmodel import Field, SQLModel
 
 from nutshell.tests import library
-from nutshell.tests.fixtures import create
+from nutshell.tests.fixtures import assert_problem, create
 from nutshell.app import create_app
-from nutshell.fields import LEFT_OUT, Id
+from nutshell.fields import LEFT_OUT, MAX_INT, Id, Whole
 from nutshell.middleware import MAX_BODY
 from nutshell.openapi import guide
 from nutshell.paging import Filter
@@ -221,3 +222,36 @@ async def test_examples_of_errors_are_what_the_service_answers(
     # test_idempotency.py, test_errors.py and test_faults.py provoke the rest.
     provoked = {answer.status_code for answer in answers}
     assert {int(status) for status in guide.PROBLEMS} - provoked == {500, 503}
+
+
+class Stay(SQLModel):
+    nights: Annotated[Whole, Interval(ge=1, le=365)]
+    rooms: Whole = Field(ge=1, le=9)
+    guests: Annotated[Whole, Interval(gt=0)] | None = None
+    balance: Whole = 0
+
+
+async def test_bounds_that_narrow_a_type_hold_and_are_documented(
+    client: httpx.AsyncClient, app: FastAPI, extra: FastAPI
+) -> None:
+    @extra.post("/stays")
+    async def create_stay(data: Stay) -> None:
+        """Creates a stay."""
+
+    fields = app.openapi()["components"]["schemas"]["Stay"]["properties"]
+    shown = {
+        "nights": {"minimum": 1, "maximum": 365},
+        "rooms": {"minimum": 1, "maximum": 9},
+        "guests": {"exclusiveMinimum": 0, "maximum": MAX_INT},
+        "balance": {"minimum": -MAX_INT, "maximum": MAX_INT},
+    }
+    sent = {"nights": 1, "rooms": 9}
+    assert (await client.post("/stays", json=sent)).status_code == 200
+    for name, bounds in shown.items():
+        schema = fields[name].get("anyOf", [fields[name]])[0]
+        assert bounds.items() <= schema.items()
+        assert not {"ge", "gt", "le", "lt"} & schema.keys()
+        low = bounds.get("minimum", 1) - 1
+        for value in (low, bounds["maximum"] + 1):
+            response = await client.post("/stays", json=sent | {name: value})
+            assert_problem(response, 422, ("body", name))

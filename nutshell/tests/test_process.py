@@ -4,9 +4,11 @@ import asyncio
 import logging
 import socket
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -103,6 +105,8 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[uv
         note(self.config, sockets)
         self.started = True
 
+    # Migrations import them, and they may have a table with the name of one of these tests.
+    monkeypatch.setitem(sys.modules, "models", ModuleType("models"))
     monkeypatch.setattr(settings, "port", 0)
     monkeypatch.setattr(settings, "database_url", make_url(f"sqlite:///{tmp_path}/test.db"))
     monkeypatch.setattr(logging.config, "dictConfig", lambda _: None)

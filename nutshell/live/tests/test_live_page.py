@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -142,9 +143,11 @@ def opened_row(page: Page, path: str) -> Locator:
 
 
 def steps(page: Page, path: str) -> list[tuple[str, str]]:
+    """What the opened row lists, but for the program's own time, which depends on the machine."""
     found = opened_row(page, path).locator(".steps > li")
     kinds = found.locator(".kind").all_text_contents()
-    return list(zip(kinds, found.locator(".what").all_text_contents(), strict=True))
+    all_steps = zip(kinds, found.locator(".what").all_text_contents(), strict=True)
+    return [(kind, said) for kind, said in all_steps if kind != "the program"]
 
 
 def words(page: Page, path: str) -> str:
@@ -231,6 +234,9 @@ def test_bars_lie_in_each_other_and_fit_their_frame(page: Page, service: Service
         # A statement too short for its name has it beside it.
         beside = row(page, "/slow").locator(".gap .label:visible")
         assert beside.all_inner_texts() == ["SELECT shelves"]
+        opened_row(page, "/slow")
+        listed = row(page, "/slow").locator(".steps > li", has_text="the program")
+        assert re.search(r"1\.\d\d s", " ".join(listed.locator(".time").all_inner_texts()))
 
         page.get_by_label("Scale").select_option("one for all")
         page.wait_for_function("new Set(groups.map(group => group.width)).size == 1")
@@ -475,6 +481,7 @@ def number_of(page: Page, path: str) -> str:
 def test_wait_for_another_writer_looks_like_a_wait(page: Page, service: Service) -> None:
     with service.client() as client:
         client.post("/shelves", json={"label": "Top"})
+    row(page, "/shelves")
     page.get_by_role("button", name="Clear").click()
     assert (
         call_in_turn(service, ("PATCH", "/slowly/1?first"), ("PATCH", "/slowly/1?second"))
@@ -494,6 +501,14 @@ def test_wait_for_another_writer_looks_like_a_wait(page: Page, service: Service)
     story = page.locator(".story").inner_text()
     if kind == "lock":
         assert f"for row 1 of shelves, locked by {holder}" in story
+        # Nobody waits for a slot, but one of those that have one waits.
+        bar.hover()
+        blocked = page.locator("[data-pool=writes] .slots .blocked")
+        assert blocked.inner_text() == f"{number_of(page, '/slowly/1?second')} waits for {holder}"
+        page.locator("[data-pool=writes] .queue", has_text="nobody waits for a slot").wait_for()
+        swatches = page.locator("#legend .wait, #legend .lock")
+        looks = swatches.evaluate_all("all => all.map(each => getComputedStyle(each).background)")
+        assert looks[0] != looks[1]
         assert any(kind == "waits for a lock" for kind, _ in steps(page, "/slowly/1?second"))
     else:
         assert "1 waited for the only slot for writes" in story
@@ -527,12 +542,19 @@ def test_torn_read_shows_the_moment_between_the_statements(page: Page, service: 
     call_in_turn(service, ("GET", "/torn"), ("POST", "/books"))
     writer = number_of(page, "/books")
     torn = row(page, "/torn")
-    assert torn.locator(".bar.torn .label").inner_text() == f"{writer} changes books"
+    labels = torn.locator(".gap .label:visible")
+    assert labels.all_inner_texts() == ["SELECT shelves", f"{writer} changes books", "SELECT books"]
+    for one, other in pairwise(sorted(box(each) for each in labels.all())):
+        assert one[1] <= other[0]
     first, second = torn.locator(".bar.sql").all()
     assert box(first)[1] < box(torn.locator(".bar.torn"))[0] < box(second)[0]
     commit = row(page, "/books").locator(".bar.commit")
     assert box(commit)[1] == pytest.approx(box(torn.locator(".bar.torn"))[0], abs=3)
-    assert f"Torn read: {writer} changed books between" in torn.locator(".found").inner_text()
+    assert f"{writer} changed books in between" in torn.locator(".found").inner_text()
+    # It is said once, and is no error.
+    assert torn.locator(".mark").inner_text() == "⚠"
+    steps(page, "/torn")
+    assert torn.locator(".said.warning, .said.error, .found:visible").count() == 1
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from uuid import UUID
 from annotated_types import MaxLen, MinLen
 from sqlalchemy import Index, String
 from sqlmodel import Field, SQLModel
-from nutshell.columns import JSON_TEXT, MONEY, Exact, ExactNumeric, Json, Money, allow_only
+from nutshell.columns import JSON_TEXT, MONEY, Exact, ExactNumeric, Json, Money, Price, allow_only
 from nutshell.fields import (
     BIGINT,
     LEFT_OUT,

@@ -8,11 +8,6 @@ Written:
   tests/test_${r.plural}.py
   ${migration}
 
-Read the migration first: types, lengths, ondelete, and whether downgrade undoes all of upgrade. Then:
-  .venv/bin/alembic upgrade head    a running `make run` then serves /${r.plural}
-  make check
-  make test
-  git add -A && git commit -m "Add ${r.many}"
 % for field in deleted:
 %   if field.kind.on_delete == "CASCADE":
 Deleting a row of ${field.kind.table} now deletes its ${r.many}: say so in the docstring of delete_${r.singular(field)}.
@@ -22,3 +17,11 @@ Deleting a row of ${field.kind.table} now sets ${field.name} of its ${r.many} to
 Deleting a row of ${field.kind.table} is now a 409 while ${r.many} refer to it: say so in the docstring of delete_${r.singular(field)}.
 %   endif
 % endfor
+% if deleted:
+
+% endif
+Read the migration first: types, lengths, ondelete, and whether downgrade undoes all of upgrade. Then:
+  .venv/bin/alembic upgrade head    a running `make run` then serves /${r.plural}
+  make check
+  make test
+  git add -A && git commit -m "Add ${r.many}"

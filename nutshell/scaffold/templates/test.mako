@@ -56,9 +56,8 @@ async def test_update_${r.name}_to_taken_${field.name}_conflicts(client: httpx.A
     first = await make_${r.name}(client, 1)
 %   else:
     first = await make_${r.name}(client, 1)
-    first |= {"${field.name}": ${repr(field.kind.examples[0])}}
     url = f"${path}/{first['id']}"
-    assert (await client.patch(url, json={"${field.name}": first["${field.name}"]})).json() == first
+    first = (await client.patch(url, json={"${field.name}": ${repr(field.kind.examples[0])}})).json()
 %   endif
     second = await make_${r.name}(client, 2)
     url = f"${path}/{second['id']}"
@@ -84,8 +83,7 @@ async def test_list_${r.plural}_filters(client: httpx.AsyncClient) -> None:
     await make_${r.name}(client, 1)
     second = await make_${r.name}(client, 2)
     url = f"${path}/{second['id']}"
-    second |= ${r.changes}
-    assert (await client.patch(url, json=second)).json() == second
+    second = (await client.patch(url, json=second | ${r.changes})).json()
 %   if len(r.searches) > 1:
     for query in (${", ".join(map(repr, r.searches))}):
         assert (await client.get(f"${path}?{query}")).json() == [second], query
