@@ -417,7 +417,9 @@ def test_a_recording_is_one_file_that_shows_the_same(
 
 WAITS = """
 @app.patch("/slowly/{shelf_id}")
-async def change_slowly(shelf_id: int, session: SessionDep, lock: bool = True) -> None:
+async def change_slowly(
+    shelf_id: int, session: SessionDep, lock: bool = True, call: str = ""
+) -> None:
     shelf = await session.get_one(Shelf, shelf_id, with_for_update=lock)
     await asyncio.sleep(1)
     shelf.width = (shelf.width or 0) + 1
@@ -425,7 +427,7 @@ async def change_slowly(shelf_id: int, session: SessionDep, lock: bool = True) -
 
 
 @app.patch("/by-two-sessions/{shelf_id}")
-async def change_by_two_sessions(shelf_id: int) -> None:
+async def change_by_two_sessions(shelf_id: int, call: str = "") -> None:
     async with database.background_session(safe=True) as reading:
         shelf = await reading.get_one(Shelf, shelf_id)
     await asyncio.sleep(1)
@@ -484,18 +486,18 @@ def test_wait_for_another_writer_looks_like_a_wait(page: Page, service: Service)
     row(page, "/shelves")
     page.get_by_role("button", name="Clear").click()
     assert (
-        call_in_turn(service, ("PATCH", "/slowly/1?first"), ("PATCH", "/slowly/1?second"))
+        call_in_turn(service, ("PATCH", "/slowly/1?call=first"), ("PATCH", "/slowly/1?call=second"))
         == [200] * 2
     )
-    holder = number_of(page, "/slowly/1?first")
-    waiting = row(page, "/slowly/1?second")
+    holder = number_of(page, "/slowly/1?call=first")
+    waiting = row(page, "/slowly/1?call=second")
     page.wait_for_function("[...requests.values()].filter(r => r.done).length == 2")
     # On PostgreSQL for the row, on SQLite in the queue of writers: hatched, until the other's commit.
     kind = "lock" if database_of(page) == "postgresql" else "wait"
     bar = waiting.locator(f".bar.{kind}")
     assert f"waits for {holder}" in (bar.get_attribute("title") or "")
     assert "repeating-linear-gradient" in bar.evaluate("bar => getComputedStyle(bar).background")
-    commit = row(page, "/slowly/1?first").locator(".bar.commit")
+    commit = row(page, "/slowly/1?call=first").locator(".bar.commit")
     assert box(bar)[1] == pytest.approx(box(commit)[1], abs=25)
     assert box(bar)[1] - box(bar)[0] > 100
     story = page.locator(".story").inner_text()
@@ -504,12 +506,14 @@ def test_wait_for_another_writer_looks_like_a_wait(page: Page, service: Service)
         # Nobody waits for a slot, but one of those that have one waits.
         bar.hover()
         blocked = page.locator("[data-pool=writes] .slots .blocked")
-        assert blocked.inner_text() == f"{number_of(page, '/slowly/1?second')} waits for {holder}"
+        assert (
+            blocked.inner_text() == f"{number_of(page, '/slowly/1?call=second')} waits for {holder}"
+        )
         page.locator("[data-pool=writes] .queue", has_text="nobody waits for a slot").wait_for()
         swatches = page.locator("#legend .wait, #legend .lock")
         looks = swatches.evaluate_all("all => all.map(each => getComputedStyle(each).background)")
         assert looks[0] != looks[1]
-        assert any(kind == "waits for a lock" for kind, _ in steps(page, "/slowly/1?second"))
+        assert any(kind == "waits for a lock" for kind, _ in steps(page, "/slowly/1?call=second"))
     else:
         assert "1 waited for the only slot for writes" in story
 
@@ -523,7 +527,7 @@ def database_of(page: Page) -> str:
 def test_lost_update_is_seen_without_opening_anything(page: Page, service: Service) -> None:
     with service.client() as client:
         client.post("/shelves", json={"label": "Top"})
-    calls = ("PATCH", "/by-two-sessions/1?first"), ("PATCH", "/by-two-sessions/1?second")
+    calls = ("PATCH", "/by-two-sessions/1?call=first"), ("PATCH", "/by-two-sessions/1?call=second")
     assert call_in_turn(service, *calls) == [200] * 2
     first, second = (number_of(page, path) for _, path in calls)
     lost = f"Lost update: {second} wrote over width of row 1 of shelves"
