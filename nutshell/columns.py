@@ -88,7 +88,8 @@ class Exact(GroupedMetadata):
             text = isinstance(value, str) and re.fullmatch(pattern, value)
             if isinstance(value, Decimal) or text:
                 return normalize(Decimal(value))  # type: ignore[arg-type]
-            raise ValueError(f'give a string of digits, as in "{example}"')
+            sign = "" if self.signed else ", not negative"
+            raise ValueError(f'give a string of digits{sign}, as in "{example}"')
 
         yield BeforeValidator(read)
         # str() would write small numbers with an exponent.
