@@ -47,12 +47,14 @@ def test_sources_are_watched_and_tests_are_not(service: Service, tree: Path) -> 
     def starts() -> int:
         return service.log.read_text().count(STARTED)
 
+    time.sleep(2)  # on a busy machine, the watcher still reports how the tree was made
+    first = starts()
     for path in (*tree.rglob("tests/__init__.py"), tree / ".venv/lib/a.py", tree / "README.md"):
         with path.open("a") as file:
             file.write("\n")
     time.sleep(3)
-    assert starts() == 1
-    for count, name in enumerate(("main.py", "nutshell/paging.py"), 2):
+    assert starts() == first
+    for count, name in enumerate(("main.py", "nutshell/paging.py"), first + 1):
         with (tree / name).open("a") as file:
             file.write("\n")
         wait_until(lambda count=count: starts() == count)  # type: ignore[misc]
