@@ -26,7 +26,15 @@ logger = logging.getLogger("nutshell")
 ROOT = Path(__file__).parents[1]
 # Folders that --reload does not watch.
 NOT_SERVED = [
-    ROOT / name for name in (".venv", "lab", "nutshell/live/tests", "nutshell/tests", "tests")
+    ROOT / name
+    for name in (
+        ".venv",
+        "lab",
+        "nutshell/live/tests",
+        "nutshell/scaffold",
+        "nutshell/tests",
+        "tests",
+    )
 ]
 
 BACKLOG = 2048  # connections that wait to be accepted
