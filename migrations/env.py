@@ -16,8 +16,8 @@ from sqlalchemy.exc import OperationalError
 from sqlmodel import SQLModel
 
 import models  # noqa: F401 (its tables register themselves with SQLModel.metadata)
-import nutshell.idempotency
-import nutshell.migrate  # noqa: F401 (for tables that are copied)
+import nutshell.idempotency  # its table registers itself too
+import nutshell.migrate  # noqa: F401 (it keeps the ids of tables that are copied)
 from nutshell.columns import ExactNumeric
 from nutshell.health import KNOWN, refuse_revision
 from nutshell.log import explain

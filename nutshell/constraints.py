@@ -11,7 +11,7 @@ from uuid import UUID
 
 from fastapi import Request
 from sqlalchemy import Column, Index, Table, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlmodel import SQLModel
 
 from nutshell import database
@@ -173,6 +173,11 @@ async def find_absent(column: Column[Any], sent: list[Fields]) -> list[Fields]:
         with suppress(TypeError, ValueError):
             values[kind(fields[column.name][1])] = fields
     query = select(key.column).where(key.column.in_(values))
-    async with database.reader.slot(), database.reader.engine.connect() as connection:
-        present = set(await connection.scalars(query))
+    try:
+        async with database.reader.slot(), database.reader.engine.connect() as connection:
+            present = set(await connection.scalars(query))
+    except (
+        SQLAlchemyError
+    ):  # every reader is busy: the caller learns of the conflict without its place
+        return []
     return [fields for value, fields in values.items() if value not in present]

@@ -88,10 +88,10 @@ def problem(
         detail=detail,
         errors=errors,
     ).model_dump(exclude_none=True)
-    # json.dumps writes ASCII: the name of an unknown field can be a lone surrogate, which UTF-8 cannot
-    # encode.
     # By default some caches keep a 404 for minutes.
     headers = {"Cache-Control": "no-store", **(headers or {})}
+    # json.dumps writes ASCII: the name of an unknown field can be a lone surrogate, which UTF-8 cannot
+    # encode.
     return Response(json.dumps(document), status, headers, MEDIA_TYPE)
 
 

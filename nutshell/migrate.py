@@ -1,4 +1,7 @@
-"""Migrates SQLite at startup. PostgreSQL is migrated in the release step: `alembic upgrade head`."""
+"""Migrates SQLite at startup. PostgreSQL is migrated in the release step: `alembic upgrade head`.
+
+SQLite alters most things only by copying the table. Two listeners make such a copy continue the ids.
+"""
 
 from pathlib import Path
 from typing import Literal
@@ -10,8 +13,6 @@ from sqlalchemy import Connection, NullPool, Table, create_engine, event, text
 from sqlmodel import SQLModel
 
 from nutshell.settings import settings
-
-COPY = "_alembic_tmp_"  # how Alembic calls the copy of a table that SQLite cannot alter
 
 HAS_AUTOINCREMENT = "SELECT 1 FROM sqlite_master WHERE name = :copy AND sql LIKE '%AUTOINCREMENT%'"
 COPY_LAST_ID = (
@@ -35,12 +36,17 @@ def migrate_sqlite(which: Literal["any file", "a new file"]) -> None:
     command.upgrade(MIGRATIONS, "head")
 
 
+def name_copy(table: Table) -> str:
+    """What Alembic calls the copy."""
+    return f"_alembic_tmp_{table.name}"[:50]
+
+
 @event.listens_for(Table, "before_create")
 def keep_autoincrement(table: Table, *_: object, **__: object) -> None:
     # Alembic does not see the AUTOINCREMENT of a table that it copies.
-    model = SQLModel.metadata.tables.get(table.name.removeprefix(COPY))
-    if table.name.startswith(COPY) and model is not None:
-        table.dialect_kwargs["sqlite_autoincrement"] = model.kwargs.get("sqlite_autoincrement")
+    for model in SQLModel.metadata.tables.values():
+        if table.name == name_copy(model):
+            table.dialect_kwargs["sqlite_autoincrement"] = model.kwargs.get("sqlite_autoincrement")
 
 
 @event.listens_for(Table, "before_drop")
@@ -48,7 +54,7 @@ def keep_last_id(table: Table, connection: Connection | None, **_: object) -> No
     # The copy knows only the ids of the rows that are left.
     if connection is None or connection.dialect.name != "sqlite":  # None: `--sql`
         return
-    names = {"copy": COPY + table.name, "table": table.name}
+    names = {"copy": name_copy(table), "table": table.name}
     if connection.scalar(text(HAS_AUTOINCREMENT), names):
         connection.execute(text("DELETE FROM sqlite_sequence WHERE name = :copy"), names)
         connection.execute(text(COPY_LAST_ID), names)

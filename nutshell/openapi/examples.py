@@ -45,17 +45,16 @@ def add_examples(operations: list[Any], schemas: dict[str, Any]) -> None:
                 created[tag] = find_defaults(schema) | row | created[tag]
         tags.setdefault(find_schema(find_answer(operation))[0], tag)
     shown = {schema: created[tag] for schema, tag in tags.items()}
-    for operation, content in [(o, content) for o in operations for content in find_answers(o)]:
-        name, several = find_schema(content)
-        if name:
-            row = make_example({"$ref": name}, schemas, shown)
-            sent = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-            sent = sent.get("example")
-            if not several and isinstance(sent, dict):
-                row = combine(row, sent)
-            for response in operation["responses"].values():  # PUT may answer 200 or 201
-                if find_schema(other := response.get("content", {})) == (name, several):
-                    other["application/json"].setdefault("example", [row] if several else row)
+    for operation in operations:
+        bodies = operation.get("requestBody", {}).get("content", {})
+        sent = bodies.get("application/json", {}).get("example")
+        for content in find_answers(operation):
+            name, several = find_schema(content)
+            if name:
+                row = make_example({"$ref": name}, schemas, shown)
+                if not several and isinstance(sent, dict):
+                    row = combine(row, sent)
+                content["application/json"].setdefault("example", [row] if several else row)
 
 
 def find_defaults(schema: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,8 @@ which every 422 has, each `loc` says where the input is wrong, and `type` is for
 Besides the errors that an operation lists, any call may be answered with 404 (there is no such path), 405 (`Allow` lists
 the methods of the path), 408 (the body did not arrive in time) or 431 (the URL or the header is too large).
 
-With 409, a `type` is `unique` (another row already has this value) or `foreign_key` (no row has this id). With 422, it is
+With 409, a `type` is `unique` (another row already has this value), `foreign_key` (no row has this id), or that of a rule of
+the service's own, such as `check`, `exclusion` or `refused`. With 422, it is
 - `missing`, `extra_forbidden` (there is no such field or parameter), `read_only`, `repeated`, `cursor` (not one of this
   list), `key_reused` (the `Idempotency-Key` was used for a different request),
 - `json_invalid`, `model_attributes_type` (the body is not an object), `list_type` (it is not an array), `too_short`,

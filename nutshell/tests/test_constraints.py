@@ -1,6 +1,7 @@
 """A 409 names what the caller sent, wherever it was sent, and nothing else."""
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import date
 from typing import Any
 from uuid import UUID
@@ -22,6 +23,7 @@ from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from nutshell.tests.fixtures import Pools, assert_problem
+from nutshell import engines
 from nutshell.database import SessionDep
 from nutshell.fields import BIGINT, Day, Id, Reference, Uuid, uuid7
 
@@ -350,3 +352,18 @@ async def test_exclusion_constraint_is_a_conflict(
     response = await client.post("/bottles", json={"maker": "First", "year": 5})
     assert_problem(response, 409)
     assert "overlaps another row" in response.json()["detail"]
+
+
+@pytest.mark.usefixtures("bottle")
+async def test_conflict_while_every_reader_is_busy_is_still_a_conflict(
+    client: httpx.AsyncClient, pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite, the absent row is looked up on a connection for reads."""
+    monkeypatch.setattr(engines, "WAIT", 0.1)
+    async with AsyncExitStack() as stack:
+        for _ in range(pools.reader.size):
+            await stack.enter_async_context(pools.reader.slot())
+        slots = [{"position": 1, "bottle_id": UUID_ABSENT}]
+        response = await client.post("/cases", json={"label": "Red", "slots": slots})
+    told = pools.writer.engine.dialect.name == "postgresql"
+    assert_problem(response, 409, *([("body", "slots", 0, "bottle_id")] if told else []))
