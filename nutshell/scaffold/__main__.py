@@ -4,8 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+from nutshell.scaffold.add import add_resource
 from nutshell.scaffold.new import make_new
-from nutshell.scaffold.resource import add_resource
 from nutshell.scaffold.tree import ScaffoldError
 
 

@@ -1,4 +1,4 @@
-<%! from nutshell.scaffold.fields import ONE_LETTER %>\
+<%! from nutshell.scaffold.kinds import ONE_LETTER %>\
 async def make_${r.name}(client: httpx.AsyncClient, number: int) -> Row:
 % if any(field.required and field.unique and field.kind.unique == ONE_LETTER for field in r.fields):
     # A number could be too long for so short a text, so it is one of 20,000 letters.

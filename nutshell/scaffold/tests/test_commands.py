@@ -1,50 +1,18 @@
 """`make resource` and `make new`, in copies of this project: they hold whatever resources it has."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from nutshell.scaffold.new import make_new, require_fresh
-from nutshell.scaffold.resource import add_resource
-from nutshell.scaffold.tests.conftest import commit, git
-from nutshell.scaffold.tree import ScaffoldError, Tree, tables_of_models
-from nutshell.tests.service import ROOT, plain_environment
+from nutshell.scaffold.add import add_resource
+from nutshell.scaffold.new import make_new
+from nutshell.scaffold.tests.conftest import OF_NUTSHELL, commit, git, make, run
+from nutshell.scaffold.tree import ScaffoldError, tables_of_models
+from nutshell.tests.service import ROOT
 
-BIN = Path(sys.executable).parent
 LINK = re.compile(r"\]\((?!http)([^)#]+)")
-
-
-def is_nutshell() -> bool:
-    """Whether this is Nutshell itself, and neither a service made of it nor one in the making."""
-    try:
-        require_fresh(Tree(ROOT))
-    except ScaffoldError:
-        return False
-    return '"Nutshell"' in (ROOT / "main.py").read_text()
-
-
-OF_NUTSHELL = pytest.mark.skipif(not is_nutshell(), reason="this is another service")
-
-
-def run(tree: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=tree,
-        env=plain_environment(),
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-
-
-def make(tree: Path, target: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    given = [f"{name}={value}" for name, value in variables.items()]
-    return run(tree, "make", "--old-file=.venv/dev", f"BIN={BIN}", target, *given)
-
 
 # Refusals
 

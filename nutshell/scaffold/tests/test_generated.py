@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from nutshell.scaffold.add import add_resource
 from nutshell.scaffold.english import pluralized
-from nutshell.scaffold.resource import add_resource
-from nutshell.scaffold.tests.conftest import commit, git
-from nutshell.scaffold.tests.test_commands import OF_NUTSHELL, make, run
+from nutshell.scaffold.tests.conftest import OF_NUTSHELL, commit, git, make, run
 from nutshell.scaffold.tree import ScaffoldError, tables_of_models
 from nutshell.tests.service import ROOT
 
