@@ -71,7 +71,7 @@ EDITS: dict[str, list[tuple[str, str]]] = {
     ],
     # Links to the laboratory keep their words.
     "docs/dependencies.md": [
-        (", and those of `lab/bench/`", ""),
+        (", and those of `lab/bench/` and `lab/clients/`", ""),
         (r": see \[Clients\]\(\.\./lab/[^)]*\)", ""),
         (r"\| `(cosmic-ray|matplotlib).*\n", ""),
     ],
