@@ -41,8 +41,8 @@ async def test_statement_without_end_is_interrupted(
     monkeypatch.setattr(engines, "HOLD", 0.2)
     monkeypatch.setattr(engines, "WAIT", 0.2)
     for pool in engines.make_pools(sqlite_url, 1):
+        began = time.monotonic()
         async with pool.engine.connect() as connection:
-            began = time.monotonic()
             with pytest.raises(OperationalError, match="interrupted"):
                 await connection.execute(ENDLESS)
             assert 0.4 <= time.monotonic() - began < 5
