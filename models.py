@@ -24,6 +24,7 @@ from nutshell.fields import (
     FlagQuery,
     Id,
     Instant,
+    Read,
     Reference,
     Text,
     Update,
@@ -61,7 +62,7 @@ class UserCreate(UserBase):
     model_config = REFUSE_UNKNOWN
 
 
-class UserRead(SQLModel):
+class UserRead(Read):
     id: int
     email: str
     name: str
@@ -102,7 +103,7 @@ class PostCreate(PostBase):
     model_config = REFUSE_UNKNOWN
 
 
-class PostRead(SQLModel):
+class PostRead(Read):
     id: int
     title: str
     body: str
@@ -157,7 +158,7 @@ class TodoCreate(TodoBase):
     model_config = REFUSE_UNKNOWN
 
 
-class TodoRead(SQLModel):
+class TodoRead(Read):
     id: int
     title: str
     done: bool
@@ -206,7 +207,7 @@ class ItemCreate(ItemBase):
     model_config = REFUSE_UNKNOWN
 
 
-class ItemRead(SQLModel):
+class ItemRead(Read):
     id: int
     name: str
     description: str | None

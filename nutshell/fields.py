@@ -1,4 +1,4 @@
-"""Reusable types of fields and columns, and the base of Update schemas."""
+"""Reusable types of fields and columns, and the bases of Read and Update schemas."""
 
 import re
 import secrets
@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
@@ -14,9 +15,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import (
     AfterValidator,
     AwareDatetime,
+    BaseModel,
     BeforeValidator,
     ConfigDict,
-    EmailStr,
     HttpUrl,
     SkipValidation,
     Strict,
@@ -24,6 +25,7 @@ from pydantic import (
     TypeAdapter,
     WithJsonSchema,
     create_model,
+    validate_email,
 )
 from pydantic_core import to_jsonable_python
 from sqlalchemy import BigInteger, Integer
@@ -74,11 +76,15 @@ def uuid7() -> UUID:
     return UUID(int=head << 64 | 0b10 << 62 | secrets.randbits(62))
 
 
-def refuse_display_name(value: object) -> object:
-    """Rejects `Ada <ada@example.com>`, of which pydantic would keep only the address."""
-    if isinstance(value, str) and "<" in value:
+@lru_cache  # a POST checks an address twice: in the Create schema, and in the table class
+def check_email(address: str) -> str:
+    """Returns the address in lower case, so that a unique constraint ignores case.
+
+    Rejects `Ada <ada@example.com>`, of which pydantic would keep only the address.
+    """
+    if "<" in address:
         raise ValueError("give the address alone, without a name")
-    return value
+    return validate_email(address)[1].lower()
 
 
 def require_number(value: object) -> object:
@@ -165,12 +171,10 @@ WholeQuery = Annotated[int, DIGITS, Interval(ge=-MAX_INT, le=MAX_INT)]
 Flag = Annotated[bool, Strict()]
 # The same in a query.
 FlagQuery = Annotated[bool, BeforeValidator(require_true_or_false)]
-# Stored in lower case, so that a unique constraint ignores case.
 Email = Annotated[
-    EmailStr,
+    str,
     MaxLen(255),
-    BeforeValidator(refuse_display_name),
-    AfterValidator(str.lower),
+    AfterValidator(check_email),
     # email-validator accepts international addresses, with up to 254 characters (RFC 5321).
     WithJsonSchema({"type": "string", "format": "idn-email", "maxLength": 254}),
 ]
@@ -190,6 +194,16 @@ Day = Annotated[date, BeforeValidator(require_date)]
 # A date and time with an offset, converted to UTC.
 Instant = Annotated[AwareDatetime, BeforeValidator(require_date_and_time), AfterValidator(to_utc)]
 INSTANT: TypeAdapter[datetime] = TypeAdapter(Instant)
+
+
+class Read(SQLModel):
+    """The base of Read schemas, which declare only names and types.
+
+    `__init__` is pydantic's, which needs no Python code for a row. SQLModel's own, which table classes
+    need, would make the validation of a list twice as slow.
+    """
+
+    __init__ = BaseModel.__init__
 
 
 Shown = TypeVar("Shown", bound=SQLModel)

@@ -25,6 +25,7 @@ from nutshell.fields import (
     REFUSE_UNKNOWN,
     Day,
     Id,
+    Read,
     Reference,
     Text,
     Update,
@@ -60,7 +61,7 @@ class Shelf(SQLModel, table=True):
     built_on: date | None = None
 
 
-class ShelfRead(SQLModel):
+class ShelfRead(Read):
     id: int
     label: str
     place: str | None
@@ -100,7 +101,7 @@ class Book(SQLModel, table=True):
     shelf: Mapped[Shelf | None] = Relationship()
 
 
-class BookRead(SQLModel):
+class BookRead(Read):
     id: int
     title: str
     text: str | None

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -21,7 +22,7 @@ from fastapi.exceptions import RequestValidationError
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from pydantic import ValidationError, computed_field
+from pydantic import TypeAdapter, ValidationError, computed_field
 from sqlalchemy import URL, String, create_engine, func
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlalchemy.orm import Session
@@ -52,6 +53,7 @@ from nutshell.fields import (
     FlagQuery,
     Id,
     Instant,
+    Read,
     Reference,
     Text,
     Update,
@@ -748,3 +750,31 @@ def test_price_that_is_none_is_refused(value: object) -> None:
     pattern = Offer.model_json_schema()["properties"]["price"]["pattern"]
     assert not re.search(pattern, str(value)) or not isinstance(value, str)
     assert Offer.model_validate({"price": "19.9"}).model_dump(mode="json") == {"price": "19.90"}
+
+
+class EventRead(Read):
+    id: int
+    at: datetime | None
+
+
+def test_read_schemas_are_made_without_init_in_python() -> None:
+    adapter = TypeAdapter(list[EventRead])
+    rows = [{"id": number, "at": datetime.now(UTC)} for number in range(3)]
+    called = set()
+    sys.setprofile(lambda frame, *_: called.add(frame.f_code.co_name))
+    try:
+        events = adapter.validate_python(rows)
+    finally:
+        sys.setprofile(None)
+    assert [event.model_dump() for event in events] == rows
+    assert isinstance(events[0], SQLModel)
+    assert "__init__" not in called
+
+
+def test_read_schemas_can_be_made_by_hand() -> None:
+    event = EventRead(id=1, at=None)
+    assert event == EventRead.model_validate({"id": 1, "at": None})
+    assert event.model_copy(update={"id": 2}).model_fields_set == {"id", "at"}
+    wrong: Any = {"id": "one", "at": None}
+    with pytest.raises(ValidationError):
+        EventRead(**wrong)

@@ -17,6 +17,7 @@ from nutshell.fields import (
     FlagQuery,
     Id,
     Instant,
+    Read,
     Reference,
     Text,
     Update,

@@ -22,7 +22,7 @@ class ${r.cls}Create(${r.cls}Base):
     model_config = REFUSE_UNKNOWN
 
 
-class ${r.cls}Read(SQLModel):
+class ${r.cls}Read(Read):
     id: ${"UUID" if r.has_uuids else "int"}
 % for field in r.fields:
     ${r.read(field)}
