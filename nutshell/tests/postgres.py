@@ -182,7 +182,7 @@ class Postgres:
     def close(self) -> None:
         self.stop()
         (self.data / "postmaster.pid").unlink(missing_ok=True)  # `kill` leaves it behind
-        self.remover.communicate(timeout=30)
+        self.remover.communicate(timeout=120)  # a busy disk deletes slowly
 
     def url(self, database: str = "postgres") -> URL:
         return URL.create(
