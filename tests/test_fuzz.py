@@ -12,7 +12,7 @@ from sqlalchemy import URL
 
 import main
 from nutshell.tests.service import ROOT, TOKEN, Service, Variables, checkout, migrate
-from tests.rows import HEADERS, VARIABLES
+from tests.rows import HEADERS, OWN_RULES, VARIABLES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -67,7 +67,7 @@ def test_service_keeps_what_its_document_promises(empty_url: URL, tmp_path: Path
                 *("--max-examples", EXAMPLES, "--seed", SEED, "--no-color"),
             ],
             cwd=ROOT / "tests",
-            env=os.environ | {"SCHEMATHESIS_HOOKS": "fuzz_hooks"},
+            env=os.environ | {"SCHEMATHESIS_HOOKS": "fuzz_hooks", "OWN_RULES": " ".join(OWN_RULES)},
             capture_output=True,
             text=True,
             timeout=3000,

@@ -32,13 +32,10 @@ def copy_invoicing(folder: Path) -> Path:
     return folder
 
 
-def test_upper_tests_hold_for_invoicing(tmp_path: Path) -> None:
-    tree = copy_invoicing(tmp_path / "tree")
+def run_tests(tree: Path, *options: str) -> int:
+    """Returns how many passed, which is all of them."""
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider"),
-            *("-m", "not slow and not soak", "tests/test_contract.py", "tests/test_migrations.py"),
-        ],
+        [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *options],
         cwd=tree,
         env=plain_environment(),
         capture_output=True,
@@ -50,4 +47,15 @@ def test_upper_tests_hold_for_invoicing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
-    assert int(passed[1]) > 200
+    return int(passed[1])
+
+
+def test_upper_tests_hold_for_invoicing(tmp_path: Path) -> None:
+    tree = copy_invoicing(tmp_path / "tree")
+    fast = ("-m", "not slow and not soak")
+    assert run_tests(tree, *fast, "tests/test_contract.py", "tests/test_migrations.py") > 200
+
+
+def test_invoicing_keeps_what_its_document_promises(tmp_path: Path) -> None:
+    tree = copy_invoicing(tmp_path / "tree")
+    assert run_tests(tree, "-m", "slow", "tests/test_fuzz.py", "-k", "sqlite") == 1

@@ -16,6 +16,8 @@ VARIABLES: dict[str, str] = {}
 
 KEPT: set[str] = set()
 
+OWN_RULES = {"name", "title"}
+
 
 async def make_customer(client: httpx.AsyncClient, number: int) -> Row:
     return await create(client, "/customers", email=f"ada{number}@example.com", name="Ada")
