@@ -5,7 +5,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -32,10 +33,12 @@ class Candidate:
     folder: Path
     driver: str = "postgresql"
     variables: dict[str, str] = field(default_factory=dict)
+    # What it does for each request besides the operation itself: DUTIES, and when.
+    duties: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> Path:
-        return ENVIRONMENTS / self.name
+        return ENVIRONMENTS / self.folder.name
 
     def install(self) -> None:
         """Raises RuntimeError with the reason when it cannot be installed here."""
@@ -93,7 +96,7 @@ class Running:
     def __init__(self, candidate: Candidate, url: URL, variables: dict[str, str | int]) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.log = candidate.environment / "log"
+        self.log = candidate.environment / f"{candidate.name}.log"
         environment = candidate.variables_for(url) | {"PORT": str(self.port)}
         environment |= {name: str(value) for name, value in variables.items()}
         folder = candidate.folder
@@ -109,16 +112,19 @@ class Running:
             )
 
     def __enter__(self) -> Self:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                self.client().get("/users/0")
-            except httpx.TransportError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    raise RuntimeError(self.log.read_text()[-2000:]) from None
-                time.sleep(0.05)
-            else:
-                return self
+        began = time.monotonic()
+        with self.client() as client:
+            while True:
+                try:
+                    client.get("/users/0")
+                except httpx.TransportError:
+                    if time.monotonic() > began + 20 or self.process.poll() is not None:
+                        self.process.kill()
+                        raise RuntimeError(self.log.read_text()[-2000:]) from None
+                    time.sleep(0.01)
+                else:
+                    self.start = time.monotonic() - began  # seconds to the first answer
+                    return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -137,14 +143,40 @@ class Running:
         """Seconds of CPU time that all its processes have used."""
         return cpu(self.process)
 
+    def memory(self) -> float:
+        """Megabytes of all its processes; what they share counts once."""
+        return float(sum(each.memory_full_info().pss for each in family(self.process))) / 1e6
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
 
 def cpu(process: psutil.Process) -> float:
-    """Seconds of CPU time of the process and of its children."""
-    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
-    return float(sum(spent.user + spent.system for spent in times))
+    """Seconds of CPU time of the process and of its children, those that have ended included."""
+    seconds = 0.0
+    for each in family(process):
+        with suppress(psutil.NoSuchProcess):  # its parent has its time by now
+            seconds += sum(each.cpu_times()[:4])
+    return seconds
 
+
+def pin(process: psutil.Process, cores: Sequence[int]) -> None:
+    """Keeps the threads of the process and of its children on these cores."""
+    for each in family(process):
+        for thread in each.threads():
+            os.sched_setaffinity(thread.id, cores)
+
+
+DUTIES = ["log line", "token", "ETag", "row lock", "transaction"]
+IN_TRANSACTION = {"transaction": "always"}
 
 UVICORN = ("uvicorn", "main:app", "--port", "{port}", "--no-access-log")
+GUNICORN = (
+    *("gunicorn", "main:application", "--bind", "127.0.0.1:{port}"),
+    *("--threads", str(POOL)),
+)
+ASYNCPG = "postgresql+asyncpg"
 
 OURS = Candidate(
     "nutshell",
@@ -152,6 +184,13 @@ OURS = Candidate(
     ("python", "-m", "nutshell"),
     ROOT,
     variables={"API_TOKEN": TOKEN, "POOL_SIZE": str(POOL)},
+    duties={
+        "log line": "always",
+        "token": "always",
+        "ETag": "always",
+        "row lock": "PATCH",
+        "transaction": "POST, PATCH",
+    },
 )
 TUTORIAL = Candidate(
     "tutorial",
@@ -159,21 +198,51 @@ TUTORIAL = Candidate(
     UVICORN,
     PEERS / "tutorial",
     "postgresql+psycopg",
+    duties=IN_TRANSACTION,
 )
-NINJA = Candidate(
-    "ninja",
-    "Django Ninja, gunicorn",
-    ("gunicorn", "main:application", "--bind", "127.0.0.1:{port}", "--threads", str(POOL)),
-    PEERS / "ninja",
+ASYNC = Candidate(
+    "async",
+    "FastAPI + SQLModel, async, asyncpg",
+    UVICORN,
+    PEERS / "async",
+    ASYNCPG,
+    duties=IN_TRANSACTION,
+)
+FASTCRUD = Candidate(
+    "fastcrud", "FastCRUD, asyncpg", UVICORN, PEERS / "fastcrud", ASYNCPG, duties=IN_TRANSACTION
 )
 LITESTAR = Candidate(
     "litestar",
-    "Litestar + advanced-alchemy",
+    "Litestar + advanced-alchemy, asyncpg",
     UVICORN,
     PEERS / "litestar",
-    "postgresql+asyncpg",
+    ASYNCPG,
+    duties=IN_TRANSACTION,
 )
-NESTJS = Candidate("nestjs", "NestJS + TypeORM", ("node", "dist/main.js"), PEERS / "nestjs")
+DRF = Candidate(
+    "drf",
+    "Django REST framework, a transaction per request",
+    GUNICORN,
+    PEERS / "drf",
+    duties=IN_TRANSACTION,
+)
+NINJA_ATOMIC = Candidate(
+    "ninja_atomic",
+    "Django Ninja, a transaction per request",
+    GUNICORN,
+    PEERS / "ninja",
+    variables={"ATOMIC_REQUESTS": "1"},
+    duties=IN_TRANSACTION,
+)
+NINJA = Candidate("ninja", "Django Ninja, each statement by itself", GUNICORN, PEERS / "ninja")
+NESTJS = Candidate(
+    "nestjs",
+    "NestJS + TypeORM",
+    ("node", "dist/main.js"),
+    PEERS / "nestjs",
+    duties={"transaction": "POST, PATCH"},
+)
 BARE = Candidate("bare", "bare ASGI + asyncpg", UVICORN, PEERS / "bare")
-CANDIDATES = [OURS, TUTORIAL, NINJA, LITESTAR, NESTJS, BARE]
-PYTHON_PEERS = [TUTORIAL, NINJA, LITESTAR]
+ON_SQLALCHEMY = [TUTORIAL, FASTCRUD, LITESTAR, ASYNC]
+PYTHON_PEERS = [*ON_SQLALCHEMY, DRF, NINJA_ATOMIC, NINJA]
+CANDIDATES = [OURS, *PYTHON_PEERS, NESTJS, BARE]

@@ -12,7 +12,8 @@ from matplotlib import pyplot as plt
 CHART = Path(__file__).with_name("results.svg")
 # Readable on a white page and on a dark one.
 INK = "#808890"
-COLOURS = ["#d9480f", "#8aa4c8", "#6f8fb8", "#4f76a6", "#3f9b6c", "#9aa0a6"]
+COLOURS = ["#d9480f", "#a9bedb", "#8aa4c8", "#6f8fb8", "#4f76a6"]
+COLOURS += ["#d3b56a", "#b8964a", "#94752f", "#3f9b6c", "#9aa0a6"]
 
 
 def draw(operations: Sequence[str], figures: Mapping[str, Sequence[float]]) -> None:
@@ -28,12 +29,12 @@ def draw(operations: Sequence[str], figures: Mapping[str, Sequence[float]]) -> N
             "ytick.color": INK,
         }
     )
-    figure, axes = plt.subplots(figsize=(9, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 4.8), layout="constrained")
     width = 0.84 / len(figures)
     for number, (title, values) in enumerate(figures.items()):
         places = [place + (number - (len(figures) - 1) / 2) * width for place in range(len(values))]
         bars = axes.bar(places, values, width * 0.92, label=title, color=COLOURS[number])
-        axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=2, color=INK)
+        axes.bar_label(bars, fmt="%.0f", fontsize=5, padding=2, color=INK, rotation=90)
     axes.margins(y=0.22)  # room for the legend
     axes.set_xticks(range(len(operations)), operations)
     axes.set_ylabel("µs of CPU time per request (less is better)")

@@ -1,234 +1,210 @@
-"""One request taken apart: µs of CPU time for each layer. `make layers` runs it.
+"""Where the instructions of a request go, layer by layer. `make layers` runs it; it needs valgrind.
 
-Every figure is the smallest of several interleaved rounds in one process, one request at a time,
-with PostgreSQL on the same machine; what the database's own processes spend is not in it.
+Instructions are counted (valgrind's callgrind) and not timed, because they repeat to half a percent on any
+machine, and because layers timed in loops of their own do not add up. Each layer is the difference of two
+versions of the service, of which one does one thing more: see rungs.py.
 """
 
-import asyncio
-import gc
-import logging.config
+import itertools
 import os
+import re
+import shutil
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Self
 
-ROOT = Path(__file__).parents[2]
+import httpx
+from sqlalchemy import URL
 
-import uvloop
-
+from lab.bench.candidates import ON_SQLALCHEMY, OURS, TOKEN, Candidate
 from lab.bench.report import table, versions, write
-from lab.bench.run import FILL
-from nutshell.tests.postgres import Postgres
+from lab.bench.run import FILL, OPERATIONS
+from nutshell.tests.postgres import Postgres, free_port
 
-ROUNDS = 7
-TIMES = 300
+LADDERS = {"GET one": "/users/77", "list of 50": "/users?limit=50"}
+PARAMETERS = "parameters: path; query, reply"
+# What each rung of rungs.py adds, from the lowest.
+LAYERS = [
+    "server: HTTP and sockets",
+    "FastAPI: a route with nothing to do",
+    "middleware: request id, log line, limits; the other routes",
+    "resource route: query, `ETag`, `Cache-Control`",
+    "who may call: the token",
+    PARAMETERS,
+    "session: slot, made, handed over, closed",
+    "connection: out of the pool and back",
+    "statement: executed (Core, psycopg, the wire); built, of a list",
+    "rows to an object, with the ORM's statement; to dicts, with `Link`",
+    "validation and serialization",
+]
+RUNGS = range(len(LAYERS))
+WARM = 30
+CALLS = 100
 
 
-async def measure(layers: dict[str, Callable[[], Awaitable[Any]]]) -> dict[str, float]:
-    """µs of CPU time of one call of each."""
-    best = dict.fromkeys(layers, float("inf"))
-    for turn in range(ROUNDS + 1):  # the first fills caches
-        for name, function in layers.items():
-            before = time.process_time()
-            for _ in range(TIMES):
-                await function()
-            spent = (time.process_time() - before) / TIMES * 1e6
-            if turn:
-                best[name] = min(best[name], spent)
-    return best
+class Counted:
+    """A process of a candidate whose instructions are counted. It runs a module in place of its command."""
+
+    def __init__(self, candidate: Candidate, url: URL, folder: Path, *module: str) -> None:
+        self.port = free_port()
+        self.folder = folder
+        self.dumps = 0
+        environment = {"PORT": str(self.port), "PYTHONHASHSEED": "0"}
+        valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/count"]
+        command = [word.format(port=self.port) for word in module]
+        self.process = subprocess.Popen(
+            [*valgrind, candidate.environment / "bin/python", "-m", *command],
+            cwd=candidate.folder,
+            env=candidate.variables_for(url) | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        headers = {"authorization": f"Bearer {TOKEN}", "accept-encoding": "identity"}
+        address = f"http://127.0.0.1:{self.port}"
+        self.client = httpx.Client(base_url=address, headers=headers, timeout=120)
+
+    def __enter__(self) -> Self:
+        deadline = time.monotonic() + 300
+        while True:
+            try:
+                self.client.get("/users/0")
+            except httpx.TransportError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    self.process.kill()
+                    raise
+                time.sleep(0.5)
+            else:
+                return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+    def control(self, option: str) -> None:
+        command = ["callgrind_control", option, str(self.process.pid)]
+        subprocess.run(command, capture_output=True, check=True, timeout=60)
+
+    def count(self, method: str, path: str, body: Callable[[], Any] = lambda: None) -> float:
+        """Instructions of one call: the mean of CALLS. `body()` returns the JSON to send."""
+        for _ in range(WARM):
+            self.client.request(method, path, json=body()).raise_for_status()
+        self.control("--zero")
+        for _ in range(CALLS):
+            self.client.request(method, path, json=body())
+        self.control("--dump")
+        self.dumps += 1
+        dump = self.folder / f"count.{self.dumps}"
+        deadline = time.monotonic() + 60
+        while True:
+            if dump.exists() and (
+                found := re.search(r"^totals: (\d+)$", dump.read_text(), re.MULTILINE)
+            ):
+                return int(found[1]) / CALLS
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"callgrind wrote no {dump.name}")
+            time.sleep(0.1)
 
 
-async def take_apart() -> str:
-    from fastapi import Query
-    from pydantic import TypeAdapter
-    from sqlalchemy import bindparam, select
-    from sqlmodel.ext.asyncio.session import AsyncSession
-    from uvicorn import Config
-    from uvicorn.server import ServerState
+def path_of(rung: int, path: str) -> str:
+    """The rungs below the parameters refuse a query."""
+    return path if LAYERS.index(PARAMETERS) <= rung else path.partition("?")[0]
 
-    import main
-    from models import User, UserFilter, UserRead
-    from nutshell.database import SessionDep, SnapshotDep, reader
-    from nutshell.fields import Id
-    from nutshell.protocol import Protocol
-    from nutshell.tests.asgi import call
 
-    # Routes that stop after a layer.
-    @main.app.get("/layers/access")
-    async def access() -> None: ...
-
-    @main.app.get("/layers/{user_id}/read")
-    async def read(user_id: Id) -> None: ...
-
-    @main.app.get("/layers/{user_id}/session")
-    async def session(user_id: Id, session: SessionDep) -> None: ...
-
-    @main.app.get("/layers/{user_id}/snapshot", response_model=UserRead)
-    async def read_snapshot(user_id: Id, session: SnapshotDep) -> User:
-        return await session.get_one(User, user_id)
-
-    @main.app.get("/layers/page")
-    async def read_query(page: Annotated[UserFilter, Query()]) -> None: ...
-
-    engine = reader.engine
-    users: Any = User.__table__  # type: ignore[attr-defined]
-    one = select(users).where(users.c.id == bindparam("id"))
-    fifty = UserFilter()
-    (page,) = fifty.in_order(fifty.select(User, UserRead))
-    page = page.limit(fifty.size + 1)
-    async with AsyncSession(engine) as opened:
-        user = await opened.get_one(User, 77)
-        rows = (await opened.exec(page)).all()
-    answer, answers = TypeAdapter(UserRead), TypeAdapter(list[UserRead])
-    shown_one = answer.validate_python(user, from_attributes=True)
-    shown = answers.validate_python(rows, from_attributes=True)
-
-    def asking(target: str) -> Callable[[], Awaitable[Any]]:
-        return lambda: call(main.app, "GET", target)
-
-    class Transport(asyncio.Transport):
-        def is_closing(self) -> bool:
-            return False
-
-        def resume_reading(self) -> None: ...
-
-        def write(self, data: Any) -> None:
-            if b"hello" in data:
-                done.set()
-
-    async def hello(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"hello"})
-
-    config = Config(hello, log_config=None, access_log=False, server_header=False)
-    config.load()
-    protocol = Protocol(config, ServerState(), {})
-    protocol.connection_made(Transport())
-    done = asyncio.Event()
-
-    async def serve() -> None:
-        done.clear()
-        protocol.data_received(b"GET /users/77 HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: */*\r\n\r\n")
-        await done.wait()
-        await asyncio.sleep(0)
-
-    async def open_session() -> None:
-        async with AsyncSession(engine):
-            pass
-
-    async def connect() -> None:
-        async with engine.connect():
-            pass
-
-    async def execute(query: Any, parameters: dict[str, Any]) -> None:
-        async with engine.connect() as connection:
-            (await connection.execute(query, parameters)).all()
-
-    async def load() -> None:
-        async with AsyncSession(engine) as session:
-            await session.get_one(User, 77)
-
-    async def load_page() -> None:
-        async with AsyncSession(engine) as session:
-            (await session.exec(page)).all()
-
-    async def now(function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
-        function(*arguments, **options)
-
-    seen = await measure(
-        {
-            "server": serve,
-            "framework": asking("/healthz"),
-            "access": asking("/layers/access"),
-            "parameters": asking("/layers/77/read"),
-            "session": asking("/layers/77/session"),
-            "open": open_session,
-            "checkout": connect,
-            "execute one": lambda: execute(one, {"id": 77}),
-            "execute page": lambda: execute(page, {}),
-            "load": load,
-            "load page": load_page,
-            "query": asking("/layers/page?limit=50"),
-            "build page": lambda: now(lambda: fifty.in_order(fifty.select(User, UserRead))),
-            "validate": lambda: now(answer.validate_python, user, from_attributes=True),
-            "validate page": lambda: now(answers.validate_python, rows, from_attributes=True),
-            "serialize": lambda: now(answer.dump_json, shown_one),
-            "serialize page": lambda: now(answers.dump_json, shown),
-            "GET one": asking("/users/77"),
-            "snapshot": asking("/layers/77/snapshot"),
-            "list of 50": asking("/users?limit=50"),
-        }
+def describe(url: URL) -> str:
+    with (
+        TemporaryDirectory() as folder,
+        Counted(OURS, url, Path(folder), "lab.bench.rungs") as counted,
+    ):
+        counts = [
+            [counted.count("GET", f"/{side}-{rung}{path_of(rung, path)}") for rung in RUNGS]
+            for side, path in enumerate(LADDERS.values())
+        ]
+        snapshot = counted.count("GET", "/snapshot/users/77")
+    with TemporaryDirectory() as folder, Counted(OURS, url, Path(folder), "nutshell") as counted:
+        wholes = [counted.count("GET", path) for path in LADDERS.values()]
+    rows = []
+    for rung, layer in enumerate(LAYERS):
+        added = [count[rung] - (count[rung - 1] if rung else 0) for count in counts]
+        cells = [f"{a:,.0f} ({a / c[-1]:.1%})" for a, c in zip(added, counts, strict=True)]
+        rows.append([layer, *cells])
+    rows.append(["**all layers**", *(f"**{count[-1]:,.0f}**" for count in counts)])
+    rows.append(["the service itself, in a run of its own", *(f"{w:,.0f}" for w in wholes)])
+    off = max(abs(c[-1] / w - 1) for c, w in zip(counts, wholes, strict=True))
+    return table(["layer", *LADDERS], rows) + (
+        f"\nThe layers add up to within {off:.1%}. From a snapshot, GET one takes {snapshot:,.0f},"
+        f" {snapshot / counts[0][-1]:.2f} times as much: BEGIN and ROLLBACK are a round trip each.\n"
     )
-    await engine.dispose()
-    framework = seen["framework"]
-    ours = {
-        "server: uvicorn's HTTP, without the sockets": (seen["server"],) * 2,
-        "framework: middleware, log line, routing": (framework,) * 2,
-        "who may call": (seen["access"] - framework,) * 2,
-        "parameters: path; query": (
-            seen["parameters"] - seen["access"],
-            seen["query"] - seen["access"],
-        ),
-        "session: its turn, made, handed over, closed": (seen["session"] - seen["parameters"],) * 2,
-        "connection: out of the pool and back": (seen["checkout"],) * 2,
-        "statement: built (of GET one: in the next but one)": (0, seen["build page"]),
-        "statement: executed (Core, psycopg, the wire)": (
-            seen["execute one"] - seen["checkout"],
-            seen["execute page"] - seen["checkout"],
-        ),
-        "rows to objects or dicts, and the session's part in it": (
-            seen["load"] - seen["open"] - seen["execute one"],
-            seen["load page"] - seen["open"] - seen["execute page"],
-        ),
-        "validation": (seen["validate"], seen["validate page"]),
-        "serialization": (seen["serialize"], seen["serialize page"]),
-    }
-    lines = [[name, *(f"{value:.0f}" for value in pair)] for name, pair in ours.items()]
-    wholes = (seen["GET one"] + seen["server"], seen["list of 50"] + seen["server"])
-    sums = [sum(pair[side] for pair in ours.values()) for side in (0, 1)]
-    rest = [f"{whole - known:.0f}" for whole, known in zip(wholes, sums, strict=True)]
-    lines.append(["the rest, by subtraction", *rest])
-    lines.append(["**whole request**", *(f"**{whole:.0f}**" for whole in wholes)])
-    more = seen["snapshot"] - seen["GET one"]
-    return table(["layer", "GET one", "list of 50"], lines) + (
-        f"\n\nFrom a snapshot, GET one takes {more:.0f} µs more (BEGIN and ROLLBACK, each a round trip),"
-        f" {seen['snapshot'] / seen['GET one']:.2f} times as much."
-    )
+
+
+def count_operations(candidate: Candidate, url: URL) -> list[float]:
+    """Instructions of one request, for each of OPERATIONS."""
+    numbers = itertools.count()
+
+    def user() -> dict[str, str]:
+        return {"email": f"c{next(numbers)}@example.com", "name": "Ada Lovelace", "bio": "Number 1"}
+
+    def change() -> dict[str, str]:
+        return {"name": f"Ada {next(numbers)}"}
+
+    module = ["nutshell"] if candidate is OURS else candidate.command
+    with TemporaryDirectory() as folder, Counted(candidate, url, Path(folder), *module) as counted:
+        return [
+            counted.count("GET", "/users/77"),
+            counted.count("GET", "/users?limit=50"),
+            counted.count("POST", "/users", user),
+            counted.count("PATCH", "/users/78", change),
+        ]
+
+
+def compare(server: Postgres) -> str:
+    candidates = [OURS, *ON_SQLALCHEMY]
+    urls = []
+    for candidate in candidates:
+        candidate.install()
+        server.execute(f"CREATE DATABASE {candidate.name} TEMPLATE filled")
+        urls.append(server.url(candidate.name))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        counts = list(pool.map(count_operations, candidates, urls))
+    rows = [
+        [c.title, *(f"{n:,.0f} ({n / our:.2f})" for n, our in zip(count, counts[0], strict=True))]
+        for c, count in zip(candidates, counts, strict=True)
+    ]
+    return table(["", *OPERATIONS], rows)
 
 
 def main() -> None:
+    if shutil.which("valgrind") is None:
+        sys.exit("Install valgrind.")
+    OURS.install()
     server = Postgres(log_statement="none")
     try:
-        from alembic import command
-
-        from nutshell.settings import settings
-
-        # Before the engines are made, which is when nutshell.database is imported.
-        settings.database_url = server.create_database("filled")
-        settings.pool_size = 10
-        settings.open_local = True
-
-        from nutshell.log import LOGGING
-        from nutshell.migrate import MIGRATIONS
-
-        command.upgrade(MIGRATIONS, "head")
+        url = server.create_database("filled")
+        OURS.run("alembic", "upgrade", "head", url=url)
         server.execute(FILL, "filled")
-        with open(os.devnull, "w") as nowhere:
-            sys.stdout, terminal = nowhere, sys.stdout
-            logging.config.dictConfig(LOGGING)
-            sys.stdout = terminal
-            gc.collect()
-            gc.freeze()
-            text = uvloop.run(take_apart())
+        server.execute("ALTER TABLE users ALTER created_at SET DEFAULT now()", "filled")
+        peers = compare(server)
+        text = describe(url)
     finally:
         server.close()
     write(
         "A request taken apart",
-        f"{datetime.now(UTC):%Y-%m-%d}, {versions()}. µs of CPU time, one request at a time.\n\n"
-        + text,
+        f"{datetime.now(UTC):%Y-%m-%d}, {versions()}. Instructions of the service's process for one request"
+        f" over HTTP, on PostgreSQL: the mean of {CALLS}.\n\n" + text,
+    )
+    write(
+        "Beside its peers, in instructions",
+        "Counted in the same way, for the peers on SQLAlchemy; in brackets as a multiple of Nutshell's."
+        " The kernel's part is not counted.\n\n" + peers,
     )
 
 

@@ -1,4 +1,4 @@
--- What wrk sends: `wrk … -s load.lua URL -- OPERATION ROWS PREFIX`.
+-- What wrk sends: `wrk … -s load.lua URL -- OPERATION ROWS PREFIX`. OPERATION may also be a path.
 local operation, rows, prefix, sent
 
 function init(arguments)
@@ -10,7 +10,15 @@ end
 
 function request()
   sent = sent + 1
-  if operation == "GET one" then
+  if operation:sub(1, 1) == "/" then
+    return wrk.format("GET", operation)
+  elseif operation:sub(1, 6) == "count " then
+    wrk.headers["Prefer"] = "count=exact"
+    return wrk.format("GET", operation:sub(7))
+  elseif operation == "batch" then
+    local item = '{"name": "Difference engine", "description": "Brass, 8,000 parts."}'
+    return wrk.format("POST", "/items/batch", nil, "[" .. string.rep(item .. ",", 99) .. item .. "]")
+  elseif operation == "GET one" then
     return wrk.format("GET", "/users/" .. math.random(rows))
   elseif operation == "list of 50" then
     return wrk.format("GET", "/users?limit=50&offset=" .. math.random(0, 50))

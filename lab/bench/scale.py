@@ -10,8 +10,9 @@ import psutil
 from sqlalchemy import URL, create_engine, make_url, text
 
 from lab.bench.candidates import OURS, cpu
+from lab.bench.load import ROWS, Figure, load
 from lab.bench.report import table, versions, write
-from lab.bench.run import FILL, ROWS, Figure, load
+from lab.bench.run import FILL
 from nutshell.tests.postgres import Postgres
 
 SECONDS = 4
@@ -52,8 +53,10 @@ def on_postgresql() -> str:
                     row = [f"{operation}, {workers} worker{'s' * (workers > 1)}"]
                     for number in CONNECTIONS:
                         prefix = f"w{workers}c{number}"
-                        options = {"seconds": SECONDS, "connections": number}
-                        row.append(cell(load(running, operation, prefix, **options)))
+                        figure = load(
+                            running, operation, prefix, seconds=SECONDS, connections=number
+                        )
+                        row.append(cell(figure))
                         print(row[0], f"{number} connections", row[-1], flush=True)
                     rows.append(row)
     return table(["connections", *map(str, CONNECTIONS)], rows)

@@ -19,6 +19,7 @@ settings.configure(
             "PASSWORD": unquote(url.password or ""),
             "NAME": url.path.removeprefix("/"),
             "CONN_MAX_AGE": None,
+            "ATOMIC_REQUESTS": "ATOMIC_REQUESTS" in os.environ,
         }
     },
     DEBUG=False,
