@@ -25,7 +25,7 @@ from nutshell.idempotency import purge_old_keys
 from nutshell.log import describe_service, set_up_log
 from nutshell.middleware import Edge
 from nutshell.openapi.document import DocumentedApp, documented
-from nutshell.routes import OpenRoute, ResourceRoute
+from nutshell.routes import PlainRoute, ResourceRoute
 from nutshell.settings import LIVE_VIEW, settings
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def create_app(
     )
     app.security_schemes = security_schemes
     app.state.check = check
-    app.router.route_class = OpenRoute
+    app.router.route_class = PlainRoute
     open_to_all: dict[str, Any] = {"tags": ["health"], "openapi_extra": {"security": []}}
     app.get("/healthz", **open_to_all)(health.read_health)
     app.get("/readyz", responses=documented(503), **open_to_all)(health.read_readiness)

@@ -176,8 +176,6 @@ async def find_absent(column: Column[Any], sent: list[Fields]) -> list[Fields]:
     try:
         async with database.reader.slot(), database.reader.engine.connect() as connection:
             present = set(await connection.scalars(query))
-    except (
-        SQLAlchemyError
-    ):  # every reader is busy: the caller learns of the conflict without its place
-        return []
+    except SQLAlchemyError:
+        return []  # every reader is busy: the caller learns of the conflict without its place
     return [fields for value, fields in values.items() if value not in present]

@@ -196,7 +196,10 @@ class UuidFilter(Filter):
 def select_shown(
     table: type[SQLModel], shown: type[BaseModel]
 ) -> tuple[Select[Any], tuple[str, ...]]:
-    """Builds the SELECT of a list once: that costs more than the rest of a query."""
+    """Builds the SELECT with which each request for a list begins, and the names of its columns.
+
+    There are no names if it selects objects, because the schema shows more than columns.
+    """
     columns = inspect(table).columns
     query: Any = select(table)
     names: tuple[str, ...] = ()

@@ -33,10 +33,10 @@ JSON_TYPES = ("application/json", "application/merge-patch+json")
 PLACES = ("after", "cursor", "offset")
 
 
-class OpenRoute(APIRoute):
-    """A route that anybody may call. Starlette tries all routes in order, so it passes on fast.
+class PlainRoute(APIRoute):
+    """A route that soon tells that a request is for another one, because Starlette tries all in order.
 
-    The part of the path before any parameter tells that without a regular expression.
+    The part of the path before its first parameter tells that without a regular expression.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -45,12 +45,11 @@ class OpenRoute(APIRoute):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         path: str = scope["path"]  # with ROOT_PATH before it
-        if self.literal in path if self.parameter else path.endswith(self.literal):
-            return super().matches(scope)
-        return Match.NONE, {}
+        possible = self.literal in path if self.parameter else path.endswith(self.literal)
+        return super().matches(scope) if possible else (Match.NONE, {})
 
 
-class ResourceRoute(OpenRoute):
+class ResourceRoute(PlainRoute):
     """Adds access control, `Idempotency-Key`, `ETag` and their documentation to every route of the app."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
