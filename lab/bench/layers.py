@@ -1,6 +1,6 @@
 """Where the instructions of a request go, layer by layer. `make layers` runs it; it needs valgrind.
 
-Instructions are counted (valgrind's callgrind) and not timed, because they repeat to half a percent on any
+Instructions are counted (valgrind's callgrind) and not timed, because they repeat to three percent on any
 machine, and because layers timed in loops of their own do not add up. Each layer is the difference of two
 versions of the service, of which one does one thing more: see rungs.py.
 """
@@ -100,7 +100,7 @@ class Counted:
             self.client.request(method, path, json=body()).raise_for_status()
         self.control("--zero")
         for _ in range(CALLS):
-            self.client.request(method, path, json=body())
+            self.client.request(method, path, json=body()).raise_for_status()
         self.control("--dump")
         self.dumps += 1
         dump = self.folder / f"count.{self.dumps}"

@@ -64,7 +64,7 @@ def load(
     )
     spent = running.cpu() - before
     seen = json.loads(done.stdout.splitlines()[-1])
-    if not seen["requests"]:  # sync routes can wait for each other: see results.md
+    if not seen["requests"]:  # all its threads may wait: docs/performance.md says why
         return Figure(0, math.inf, math.inf, seen["broken"])
     return Figure(
         rate=seen["requests"] / seen["duration"] * 1e6,

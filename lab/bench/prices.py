@@ -74,8 +74,8 @@ def describe_prices(server: Postgres) -> str:
         f"{ROWS:,} todos of 10,000 users; one todo in 20 has no `due_at`. The service has a core, the"
         f" load and the database the other. Medians of {ROUNDS} rounds of {SECONDS} s.\n\n"
         + table(head, rows)
-        + f"\nA search that no title matches reads all {ROWS:,}: {search:.2f} s. Beyond some 10,000 rows, an"
-        " index of PostgreSQL's pg_trgm is for that.\n"
+        + f"\nA search that no title matches reads all {ROWS:,}: {search:.2f} s. For"
+        " large tables, PostgreSQL's pg_trgm has an index for this.\n"
     )
 
 

@@ -239,6 +239,10 @@ class Report:
             for figure in self.medians(setting, c)
         )
         text += f"\nAnswers other than 2xx, and broken connections: {refused}.\n"
+        text += (
+            "\nWhy a service gives no answer:"
+            " [docs/performance.md](../../docs/performance.md#what-is-unequal).\n"
+        )
         if PINNED in self.figures:
             text += "\n### Goals\n\n" + self.describe_goals()
             draw(
@@ -246,6 +250,13 @@ class Report:
                 {c.title: [f.cpu for f in self.medians(PINNED, c)] for c in self.candidates},
             )
         return text
+
+    def spread(self) -> float:
+        """The CPU time of our slowest round over that of the fastest: what the machine adds."""
+        ours = [
+            rounds for figures in self.figures.values() for rounds in figures[OURS.name].values()
+        ]
+        return max(max(f.cpu for f in each) / min(f.cpu for f in each) for each in ours)
 
     def describe_goals(self) -> str:
         goals = [
@@ -304,8 +315,9 @@ def main() -> None:
     write(
         "Beside its peers",
         f"{datetime.now(UTC):%Y-%m-%d}, {versions()}, one server process each, pool of 10,"
-        f" {ROWS:,} users, medians of {ROUNDS} interleaved rounds of {SECONDS} s.\n\n"
-        + report.describe(),
+        f" {ROWS:,} users, medians of {ROUNDS} interleaved rounds of {SECONDS} s. From round to"
+        f" round, Nutshell itself took up to {report.spread():.2f} times the CPU time: smaller"
+        " differences mean little.\n\n" + report.describe(),
     )
     write(
         "Start and memory",

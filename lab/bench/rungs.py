@@ -176,16 +176,16 @@ LADDERS = {
 SNAPSHOT = replaced("/users/{user_id}", read_snapshot)
 
 APPS = {
-    f"/{side}-{number}": app
+    f"{side}-{number}": app
     for side, ladder in enumerate(LADDERS.values())
     for number, app in enumerate(ladder)
-} | {"/snapshot": SNAPSHOT}
+} | {"snapshot": SNAPSHOT}
 
 
 async def choose(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
         prefix, slash, path = scope["path"][1:].partition("/")
-        if app := APPS.get(f"/{prefix}"):
+        if app := APPS.get(prefix):
             path = slash + path
             await app(dict(scope, path=path, raw_path=path.encode()), receive, send)
             return
