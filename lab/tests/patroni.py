@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import psutil
 import psycopg
 from sqlalchemy import URL
 
@@ -171,15 +172,21 @@ class Patroni:
         self.close()
 
     def close(self) -> None:
+        wait_until(lambda: not self.kill_all())
         for node in self.nodes:
-            node.process.kill()
             node.process.wait(10)
-            thaw(node.frozen)  # what is frozen does not notice that its parent has ended
-        for node in self.nodes:
-            with suppress(IndexError):
-                node.kill_postgres()
-        wait_until(lambda: not any(node.postgres() for node in self.nodes))
         shutil.rmtree(self.folder)
+
+    def kill_all(self) -> list[int]:
+        """Whatever runs in the folder: Patroni, PostgreSQL, and what Patroni starts to repair one."""
+        killed = []
+        for process in psutil.process_iter(["cmdline", "cwd"]):
+            where = [process.info["cwd"] or "", *(process.info["cmdline"] or [])]
+            if any(str(self.folder) in part for part in where):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+                killed.append(process.pid)
+        return killed
 
     def members(self) -> list[dict[str, Any]]:
         """What one of the nodes says of all."""
