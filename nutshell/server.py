@@ -11,11 +11,16 @@ from nutshell.settings import settings
 logger = logging.getLogger("nutshell")
 
 
+BURST = 16  # connections that are accepted at once
+
+
 class Server(uvicorn.Server):
     """Logs its address as soon as it accepts connections."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        # In each turn of its loop, uvloop accepts one connection per socket (libuv's pull request 3696).
+        # Under load a turn takes long, so the port gets several sockets.
+        await super().startup([each.dup() for each in sockets or [] for _ in range(BURST)] or None)
         if self.started:
             log_address()
 

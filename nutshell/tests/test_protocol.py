@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 import uvicorn
@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from nutshell.tests.fixtures import Pools
 from nutshell import middleware, protocol
 from nutshell.protocol import HEAD_BYTES, Protocol
+from nutshell.server import Server
 from nutshell.settings import settings
 
 BODY = b'{"title": "Notes"}'
@@ -33,7 +34,7 @@ async def serving(
     """The app behind the service's own protocol, on a port of its own."""
     config = uvicorn.Config(app, http=Protocol, port=0, ws="none", lifespan="off", log_config=None)
     config.load()
-    server = uvicorn.Server(config)
+    server = Server(config)
     server.lifespan = config.lifespan_class(config)
     await server.startup([listener] if listener else None)
     await server.on_tick(0)  # sets the headers of all answers
@@ -72,6 +73,21 @@ async def wait_until_left(server: uvicorn.Server) -> None:
     async with asyncio.timeout(5):
         while server.server_state.connections:  # noqa: ASYNC110 (uvicorn has no event for it)
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})])
+async def test_burst_of_connections_is_accepted_in_one_turn_of_the_loop(app: FastAPI) -> None:
+    """A busy loop serves everybody else before the next turn."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as callers:
+        for _ in range(16):
+            callers.enter_context(socket.create_connection(listener.getsockname()))
+        async with serving(app, listener) as (server, _):
+            accepted = server.server_state.connections
+            turns = 0
+            while len(accepted) < 16:
+                turns += bool(accepted)
+                await asyncio.sleep(0)
+    assert turns == 0
 
 
 class Caller:
