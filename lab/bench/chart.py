@@ -35,10 +35,9 @@ def draw(operations: Sequence[str], figures: Mapping[str, Sequence[float]]) -> N
         places = [place + (number - (len(figures) - 1) / 2) * width for place in range(len(values))]
         bars = axes.bar(places, values, width * 0.92, label=title, color=COLOURS[number])
         axes.bar_label(bars, fmt="%.0f", fontsize=5, padding=2, color=INK, rotation=90)
-    axes.margins(y=0.22)  # room for the legend
     axes.set_xticks(range(len(operations)), operations)
     axes.set_ylabel("µs of CPU time per request (less is better)")
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK, ncols=2)
+    figure.legend(loc="outside upper left", frameon=False, fontsize=8, labelcolor=INK, ncols=2)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.grid(axis="y", color=INK, alpha=0.25, linewidth=0.6)
