@@ -32,11 +32,18 @@ def log_address() -> None:
 
 
 class Supervisor(Multiprocess):
-    """Closes the port as soon as it stops the workers.
+    """Closes the port as soon as it stops the workers, and notices at once when one ends.
 
     New connections are then refused while the workers finish their requests. Otherwise they would wait
     for a response that never comes.
     """
+
+    def keep_subprocess_alive(self) -> None:
+        # It pings each worker through a pipe. While it keeps the worker's end open too, the end of the
+        # worker does not end the pipe, and it would wait for the reply for timeout_worker_healthcheck.
+        for process in self.processes:
+            process.child_conn.close()
+        super().keep_subprocess_alive()
 
     def terminate_all(self) -> None:
         for listener in self.sockets:

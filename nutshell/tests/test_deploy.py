@@ -39,6 +39,7 @@ from nutshell.tests.service import (
     copy_library,
     plain_environment,
     procfile,
+    workers,
 )
 
 pytestmark = pytest.mark.slow
@@ -367,6 +368,11 @@ def refuses_connections(service: Service) -> bool:
     return False
 
 
+def count_started(service: Service) -> int:
+    """How many workers have started so far."""
+    return service.log.read_text().count("Application startup complete")
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("send", [to_process, to_group])
@@ -397,6 +403,7 @@ def test_signal_lets_requests_in_flight_finish(
                 data = {"title": f"In flight {number}"}
                 return httpx.post(f"{service.url}/books", json=data, headers=BEARER, timeout=30)
 
+            wait_until(lambda: count_started(service) == workers)
             calls: list[Future[httpx.Response]] = [pool.submit(create, n) for n in range(4)]
             wait_for_blocked(postgres, database, 4)
             signalled = time.monotonic()
@@ -416,6 +423,20 @@ def test_signal_lets_requests_in_flight_finish(
     assert postgres.execute(left) == [(0,)]
     stored = postgres.execute("SELECT count(*) FROM books", database)
     assert stored == [(4,)]
+
+
+def test_worker_that_ends_while_the_supervisor_waits_for_it_is_replaced_at_once(
+    tree: Path, production: Bin
+) -> None:
+    """The supervisor is then deaf to signals too, so that a platform would kill it."""
+    variables: Variables = {"OPEN_LOCAL": 1, "WEB_CONCURRENCY": 2}
+    with Service(variables, tree=tree, bin_folder=production) as service:
+        wait_until(lambda: count_started(service) == 2)
+        worker = workers(service.process.pid)[0]
+        os.kill(worker, signal.SIGSTOP)
+        time.sleep(1.5)  # it is asked twice a second
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: count_started(service) == 3)
 
 
 def test_signal_ends_the_process_though_a_request_never_finishes(
