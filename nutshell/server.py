@@ -10,7 +10,6 @@ from nutshell.settings import settings
 
 logger = logging.getLogger("nutshell")
 
-
 BURST = 16  # connections that are accepted at once
 
 

@@ -428,7 +428,7 @@ def test_signal_lets_requests_in_flight_finish(
 def test_worker_that_ends_while_the_supervisor_waits_for_it_is_replaced_at_once(
     tree: Path, production: Bin
 ) -> None:
-    """The supervisor is then deaf to signals too, so that a platform would kill it."""
+    """Until it notices, it is deaf to signals too, and a platform would kill it."""
     variables: Variables = {"OPEN_LOCAL": 1, "WEB_CONCURRENCY": 2}
     with Service(variables, tree=tree, bin_folder=production) as service:
         wait_until(lambda: count_started(service) == 2)
