@@ -34,9 +34,9 @@ PLACES = ("after", "cursor", "offset")
 
 
 class PlainRoute(APIRoute):
-    """A route that soon tells that a request is for another one, because Starlette tries all in order.
+    """A route that rejects other paths quickly, because Starlette tries all routes in order.
 
-    The part of the path before its first parameter tells that without a regular expression.
+    It compares the part of its path before the first parameter, without a regular expression.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:

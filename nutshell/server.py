@@ -38,8 +38,8 @@ class Supervisor(Multiprocess):
     """
 
     def keep_subprocess_alive(self) -> None:
-        # It pings each worker through a pipe. While it keeps the worker's end open too, the end of the
-        # worker does not end the pipe, and it would wait for the reply for timeout_worker_healthcheck.
+        # The supervisor pings each worker through a pipe. If it holds the worker's end open itself, a
+        # worker that dies does not close the pipe, and the supervisor waits until the ping times out.
         for process in self.processes:
             process.child_conn.close()
         super().keep_subprocess_alive()

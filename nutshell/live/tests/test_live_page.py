@@ -547,7 +547,7 @@ def test_torn_read_shows_the_moment_between_the_statements(page: Page, service: 
     writer = number_of(page, "/books")
     torn = row(page, "/torn")
     labels = torn.locator(".gap .label:visible")
-    labels.nth(2).wait_for()  # each is drawn when it is heard of
+    labels.nth(2).wait_for()  # they are drawn one by one, as events arrive
     assert labels.all_inner_texts() == ["SELECT shelves", f"{writer} changes books", "SELECT books"]
     for one, other in pairwise(sorted(box(each) for each in labels.all())):
         assert one[1] <= other[0]
